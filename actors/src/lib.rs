@@ -1,0 +1,19 @@
+//! The processing model of sluicebox: how a record moves from a stream to Bronze, Silver and Gold exactly once.
+//!
+//! Read downward: a [`pipeline`] is one generation of actors; [`shells`] are those actors; [`toolkit`] is how actors are spawned,
+//! watched and fed; [`machines`] hold every decision; [`ports`] is the world; [`model`] is values and arithmetic. Each layer
+//! imports only what stands below it, and `tests/tidy.rs` of the root package holds it to that.
+
+pub mod ports;
+
+/// Values and arithmetic.
+pub mod model {
+    pub mod epoch;
+    pub mod fault;
+    pub mod ledger;
+    pub mod letter;
+    pub mod position;
+    pub mod record;
+    pub mod row;
+    pub mod window;
+}

@@ -1,0 +1,349 @@
+//! An epoch object: everything that one commit makes true, in one immutable blob.
+//!
+//! ```text
+//! "SBEPOCH1"  8 bytes, magic and format version
+//! header_len  u32, little endian, at most 64 MiB
+//! header      JSON, `EpochHeader`
+//! segments    Arrow IPC streams, one per (table, window, partition); the header's index gives offset and length
+//! crc32       u32, little endian, over everything before it
+//! ```
+//!
+//! Owns: the format, its reading and its refusal of damage. Does not own: when an epoch ends (machines/shard), the CAS
+//! (machines/commit).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::fault::{Fault, Result};
+use super::ledger::Counts;
+use super::position::{Position, ShardId};
+use super::window::Bound;
+
+const MAGIC: &[u8; 8] = b"SBEPOCH1";
+const HEADER_MAX: usize = 64 << 20;
+
+/// Lower-case hexadecimal SHA-256.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Hash(String);
+
+impl Hash {
+    /// Of these bytes.
+    pub fn of(data: &[u8]) -> Self {
+        Self::from_digest(&Sha256::digest(data))
+    }
+
+    /// From a finished digest of 32 bytes.
+    pub fn from_digest(digest: &[u8]) -> Self {
+        use std::fmt::Write;
+        Self(digest.iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a String cannot fail.
+            if write!(text, "{byte:02x}").is_err() {
+                text.clear();
+            }
+            text
+        }))
+    }
+
+    /// The digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Hash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.0.get(..12).unwrap_or(&self.0))
+    }
+}
+
+/// Key, length and hash of an immutable object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// Key in the blob store.
+    pub key: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// SHA-256 of the bytes.
+    pub sha256: Hash,
+}
+
+/// Which table an output belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutputClass {
+    /// Raw records.
+    Bronze,
+    /// Validated rows.
+    Silver,
+    /// Dead letters.
+    Dlq,
+}
+
+/// A file that is written but not visible until the commit that names it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PendingOutput {
+    /// Which table it belongs to.
+    pub class: OutputClass,
+    /// Where it lies now, relative to the data directory.
+    pub staged: String,
+    /// Where it will be seen, relative to the data directory.
+    pub path: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// SHA-256 of the bytes.
+    pub sha256: Hash,
+    /// Rows in it.
+    pub rows: u64,
+    /// The epoch that wrote it.
+    pub epoch: u64,
+    /// Why the file was closed (`epoch`, `size`, `open_files`).
+    pub closed_because: String,
+}
+
+/// One aggregated piece of one window inside an epoch object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Segment {
+    /// Gold table.
+    pub table: String,
+    /// Start of the window.
+    pub window_us: i64,
+    /// How many committed epochs of this shard have touched this window, this one included.
+    pub ordinal: u64,
+    /// (record, window) pairs in it: what the hidden row counters of its groups add up to.
+    pub rows: u64,
+    /// Byte offset from the start of the object.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+/// What an epoch did to one window, beside the partials.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct WindowCounts {
+    /// Gold table.
+    pub table: String,
+    /// Start of the window.
+    pub window_us: i64,
+    /// Records that came before the window's end.
+    pub on_time: u64,
+    /// Records that came after it.
+    pub late: u64,
+    /// Records that came too late and are letters.
+    pub too_late: u64,
+}
+
+/// The head of an epoch object.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EpochHeader {
+    /// Id of the pipeline, as in `state/identity.json`.
+    pub pipeline: String,
+    /// Fingerprint of the configuration that produced it.
+    pub fingerprint: String,
+    /// Name of the stream.
+    pub stream: String,
+    /// Shard.
+    pub shard: ShardId,
+    /// Number, from 1.
+    pub epoch: u64,
+    /// Lease under which it was written.
+    pub lease_epoch: u64,
+    /// It covers the records after this …
+    pub from: Position,
+    /// … up to and including this.
+    pub to: Position,
+    /// The bound it opened with: the judge of every record in it.
+    pub bound_opened: Bound,
+    /// The bound it commits: what the next epoch opens with.
+    pub bound_committed: Bound,
+    /// Largest event time in it, microseconds.
+    pub max_event_us: Option<i64>,
+    /// Arrival of its last record, microseconds.
+    pub last_arrival_us: Option<i64>,
+    /// The one value of `_processed_at` in it, microseconds.
+    pub processed_at_us: i64,
+    /// Is Bronze written? (equation 2 holds only then)
+    pub bronze_on: bool,
+    /// Counts of this epoch.
+    pub counts: Counts,
+    /// Running totals up to and including this epoch.
+    pub totals: Counts,
+    /// SHA-256 of the previous epoch object; none for epoch 1.
+    pub previous: Option<Hash>,
+    /// Index of the partials.
+    pub segments: Vec<Segment>,
+    /// What it did to each window.
+    pub windows: Vec<WindowCounts>,
+    /// Ordinals of every window that this shard may still touch: table → window start → ordinal.
+    pub ordinals: BTreeMap<String, BTreeMap<i64, u64>>,
+    /// Outputs that may not be visible yet: its own, and earlier ones not yet acknowledged.
+    pub pending: Vec<PendingOutput>,
+    /// Outputs of this epoch alone, kept for the audit.
+    pub outputs: Vec<PendingOutput>,
+}
+
+/// What stays of an epoch when its object is collected: one line of the table `ledger`, NDJSON.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LedgerLine {
+    /// The head without the index of partials, the ordinals and the pending list (all three empty).
+    #[serde(flatten)]
+    pub header: EpochHeader,
+    /// SHA-256 of the epoch object: what the next epoch's `previous` must say.
+    pub digest: Hash,
+    /// Sum of the hidden row counters of its partials, per Gold table.
+    pub partial_rows: BTreeMap<String, u64>,
+}
+
+impl LedgerLine {
+    /// The line of an epoch.
+    pub fn of(header: &EpochHeader, digest: Hash) -> Self {
+        let mut partial_rows = BTreeMap::new();
+        for segment in &header.segments {
+            *partial_rows.entry(segment.table.clone()).or_default() += segment.rows;
+        }
+        let mut header = header.clone();
+        header.segments.clear();
+        header.ordinals.clear();
+        header.pending.clear();
+        Self { header, digest, partial_rows }
+    }
+}
+
+/// A partial to be stored: one (table, window) piece of one partition, as an Arrow IPC stream.
+#[derive(Clone, Debug)]
+pub struct SegmentBody {
+    /// Gold table.
+    pub table: String,
+    /// Start of the window.
+    pub window_us: i64,
+    /// Sum of the hidden row counters.
+    pub rows: u64,
+    /// Arrow IPC stream.
+    pub body: Bytes,
+}
+
+/// Lays an epoch object out. `header.segments` is filled here from `bodies` and `header.ordinals`.
+pub fn encode(header: &mut EpochHeader, bodies: &[SegmentBody]) -> Result<Bytes> {
+    // Offsets depend on the header's length and the header holds the offsets: offsets count from the end of the header.
+    header.segments.clear();
+    let mut offset = 0u64;
+    for body in bodies {
+        let ordinal = header.ordinals.get(&body.table).and_then(|windows| windows.get(&body.window_us)).copied();
+        header.segments.push(Segment {
+            table: body.table.clone(),
+            window_us: body.window_us,
+            ordinal: ordinal.ok_or_else(|| Fault::bug("a partial without an ordinal"))?,
+            rows: body.rows,
+            offset,
+            len: body.body.len() as u64,
+        });
+        offset += body.body.len() as u64;
+    }
+    let json = serde_json::to_vec(header).map_err(|error| Fault::bug(format!("epoch header: {error}")))?;
+    if json.len() > HEADER_MAX {
+        return Err(Fault::bug("an epoch header over 64 MiB: too many windows or files in one epoch; lower commit.size"));
+    }
+    let mut out = Vec::with_capacity(16 + json.len() + offset as usize);
+    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(&(json.len() as u32).to_le_bytes());
+    out.extend_from_slice(&json);
+    for body in bodies {
+        out.extend_from_slice(&body.body);
+    }
+    let crc = crc32fast::hash(&out);
+    out.extend_from_slice(&crc.to_le_bytes());
+    Ok(out.into())
+}
+
+/// An epoch object in memory.
+#[derive(Clone, Debug)]
+pub struct EpochObject {
+    /// The head.
+    pub header: EpochHeader,
+    body: Bytes,
+}
+
+impl EpochObject {
+    /// Reads an object whole; anything damaged is refused with what is wrong.
+    pub fn decode(data: &Bytes) -> Result<Self> {
+        let bad = |what: &str| Fault::corrupt(format!("epoch object: {what}"));
+        let crc_at = data.len().checked_sub(4).ok_or_else(|| bad("shorter than its checksum"))?;
+        let stored = data.get(crc_at..).and_then(|tail| tail.try_into().ok()).map(u32::from_le_bytes);
+        if stored != Some(crc32fast::hash(&data[..crc_at])) {
+            return Err(bad("checksum differs"));
+        }
+        if data.get(..8) != Some(MAGIC) {
+            return Err(bad("not an epoch object of format 1"));
+        }
+        let len = data.get(8..12).and_then(|len| len.try_into().ok()).map(u32::from_le_bytes);
+        let end = 12 + len.ok_or_else(|| bad("no header length"))? as usize;
+        if end > crc_at {
+            return Err(bad("header longer than the object"));
+        }
+        let header = serde_json::from_slice(&data[12..end]).map_err(|error| bad(&format!("header: {error}")))?;
+        Ok(Self { header, body: data.slice(end..crc_at) })
+    }
+
+    /// The Arrow IPC stream of one segment.
+    pub fn segment(&self, segment: &Segment) -> Result<Bytes> {
+        let (start, end) = (segment.offset as usize, (segment.offset + segment.len) as usize);
+        if end > self.body.len() || start > end {
+            return Err(Fault::corrupt("epoch object: a segment lies outside of it"));
+        }
+        Ok(self.body.slice(start..end))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> EpochHeader {
+        EpochHeader {
+            pipeline: "p".into(),
+            fingerprint: "f".into(),
+            stream: "s".into(),
+            shard: ShardId::new("shardId-0"),
+            epoch: 1,
+            lease_epoch: 1,
+            from: Position::START,
+            to: Position::START,
+            bound_opened: Bound::UNKNOWN,
+            bound_committed: Bound::UNKNOWN,
+            max_event_us: None,
+            last_arrival_us: None,
+            processed_at_us: 0,
+            bronze_on: true,
+            counts: Counts::default(),
+            totals: Counts::default(),
+            previous: None,
+            segments: Vec::new(),
+            windows: Vec::new(),
+            ordinals: BTreeMap::from([("t".to_owned(), BTreeMap::from([(0, 3)]))]),
+            pending: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_any_flipped_bit_is_refused() {
+        let bodies = [SegmentBody { table: "t".into(), window_us: 0, rows: 7, body: Bytes::from_static(b"partial") }];
+        let mut header = header();
+        let data = encode(&mut header, &bodies).expect("encodes");
+        let object = EpochObject::decode(&data).expect("decodes");
+        assert_eq!(object.header, header);
+        assert_eq!(object.header.segments[0].ordinal, 3);
+        assert_eq!(object.segment(&object.header.segments[0]).expect("inside"), "partial");
+        for byte in 0..data.len() {
+            let mut damaged = data.to_vec();
+            damaged[byte] ^= 1;
+            assert!(EpochObject::decode(&damaged.into()).is_err(), "byte {byte}");
+        }
+        for len in 0..data.len() {
+            assert!(EpochObject::decode(&data.slice(..len)).is_err(), "cut at {len}");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Where a record stands in its shard.
+//!
+//! Owns: shard names, sequence numbers of up to 56 decimal digits (Kinesis) and their order, positions between records.
+//! Does not own: reading (ports), the slice of an epoch (epoch).
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::fault::Fault;
+
+/// The name of a shard, as the stream gives it (`shardId-000000000000`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(Arc<str>);
+
+impl ShardId {
+    /// Wraps a name.
+    pub fn new(name: impl Into<Arc<str>>) -> Self {
+        Self(name.into())
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A sequence number: a natural number below 10^56, ordered as a number. Written in decimal everywhere outside memory.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Sequence {
+    // 10^56 < 2^187, so 192 bits hold every Kinesis sequence number; derive(Ord) compares high first.
+    high: u64,
+    low: u128,
+}
+
+impl Sequence {
+    /// The dense numbers of the embedded stream, which start at 1.
+    pub const fn dense(number: u64) -> Self {
+        Self { high: 0, low: number as u128 }
+    }
+
+    /// Back to a dense number, if it is one.
+    pub fn as_dense(self) -> Option<u64> {
+        if self.high == 0 { u64::try_from(self.low).ok() } else { None }
+    }
+}
+
+impl FromStr for Sequence {
+    type Err = Fault;
+
+    fn from_str(text: &str) -> Result<Self, Fault> {
+        let bad = || Fault::corrupt("a sequence number is 1 to 56 decimal digits");
+        if text.is_empty() || text.len() > 56 || !text.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(bad());
+        }
+        // 192-bit value as six 32-bit limbs, least significant first: value = value * 10 + digit.
+        let mut limbs = [0u32; 6];
+        for digit in text.bytes() {
+            let mut carry = u64::from(digit - b'0');
+            for limb in &mut limbs {
+                let product = u64::from(*limb) * 10 + carry;
+                *limb = (product & 0xffff_ffff) as u32;
+                carry = product >> 32;
+            }
+        }
+        let low = (0..4).rev().fold(0u128, |low, i| (low << 32) | u128::from(limbs[i]));
+        Ok(Self { high: (u64::from(limbs[5]) << 32) | u64::from(limbs[4]), low })
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.high == 0 {
+            return write!(f, "{}", self.low);
+        }
+        let mut limbs = [0u32; 6];
+        for (i, limb) in limbs.iter_mut().enumerate().take(4) {
+            *limb = ((self.low >> (32 * i)) & 0xffff_ffff) as u32;
+        }
+        limbs[4] = (self.high & 0xffff_ffff) as u32;
+        limbs[5] = (self.high >> 32) as u32;
+        let mut digits = Vec::with_capacity(58);
+        while limbs.iter().any(|limb| *limb != 0) {
+            let mut rest = 0u64;
+            for limb in limbs.iter_mut().rev() {
+                let value = (rest << 32) | u64::from(*limb);
+                *limb = (value / 10) as u32;
+                rest = value % 10;
+            }
+            digits.push(b'0' + rest as u8);
+        }
+        digits.iter().rev().try_for_each(|digit| write!(f, "{}", char::from(*digit)))
+    }
+}
+
+impl fmt::Debug for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Sequence {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Sequence {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A place between two records of a shard. Reading resumes AFTER it; it only ever moves forward.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(Option<Sequence>);
+
+impl Position {
+    /// Before the first record.
+    pub const START: Self = Self(None);
+
+    /// Right after this record.
+    pub const fn after(sequence: Sequence) -> Self {
+        Self(Some(sequence))
+    }
+
+    /// The last record before this place.
+    pub const fn sequence(self) -> Option<Sequence> {
+        self.0
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            None => f.write_str("start"),
+            Some(sequence) => write!(f, "{sequence}"),
+        }
+    }
+}
+
+impl fmt::Debug for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn sequence_numbers_keep_their_digits_and_their_numeric_order(a in "[1-9][0-9]{0,55}", b in "[1-9][0-9]{0,55}") {
+            let (x, y): (Sequence, Sequence) = (a.parse().expect("digits"), b.parse().expect("digits"));
+            prop_assert_eq!(x.to_string(), a.clone());
+            prop_assert_eq!(x.cmp(&y), (a.len(), &a).cmp(&(b.len(), &b)));
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_sequence_number_is_refused() {
+        for text in ["", "-1", "1a", &"9".repeat(57)] {
+            assert!(text.parse::<Sequence>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_start_lies_before_every_record() {
+        assert!(Position::START < Position::after(Sequence::dense(0)));
+    }
+}

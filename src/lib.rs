@@ -1,0 +1,3 @@
+//! sluicebox: turn a stream of JSON events into hourly numbers you can prove.
+
+pub mod clock;

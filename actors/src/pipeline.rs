@@ -32,7 +32,7 @@ use crate::shells::writer::WriterActor;
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with};
+use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with, turns_true};
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -356,8 +356,8 @@ impl Supervisor {
         tokio::select! {
             biased;
             exit = &mut ended => return Ok(exit),
-            _ = stop.wait_for(|stop| *stop) => shard.tell(Stop),
-            _ = finish.wait_for(|finish| *finish) => shard.tell(Stop),
+            () = turns_true(stop) => shard.tell(Stop),
+            () = turns_true(finish) => shard.tell(Stop),
         }
         Ok(ended.await)
     }

@@ -12,6 +12,8 @@ use crate::world::sim::{Sim, shard_id};
 fn world() -> Sim {
     let mut sim = filled(11, 2, 30);
     sim.config.gold.collect_after = 2;
+    sim.config.shard.commit_size = 120;
+    sim.config.in_flight = 128 << 10;
     sim
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::drain::filled;
-use crate::world::plan::{Act, Flaw, Plan};
+use crate::world::plan::{Act, Flaw, Op, Plan};
 use crate::world::sim::{End, Sim};
 
 fn world() -> Sim {
@@ -34,7 +34,6 @@ fn wrong_merges_are_noticed() {
 
 #[test]
 fn wrong_files_are_noticed() {
-    noticed_by_the_oracle(Flaw::OutputsPublishAtStaging);
     noticed_by_the_oracle(Flaw::OutputsForgetToPublish);
     noticed_by_the_oracle(Flaw::FilesLoseARow);
     noticed_by_the_oracle(Flaw::GoldFilesKeepTheOldest);
@@ -48,13 +47,21 @@ fn a_stream_that_lies_is_noticed() {
 }
 
 #[test]
-fn partials_that_are_handed_out_twice_stop_the_shard() {
-    let mut sim = world();
-    sim.config.restart.intensity = 3;
-    let ran = sim.run(Plan::flawed(Flaw::CutForgetsNothing));
-    let End::Ended(outcome) = ran.end else { panic!("{:?}", ran.end) };
-    assert!(outcome.lost.iter().all(|(_, fault)| fault.message().contains("ledger (4)")), "{outcome:?}");
-    assert_eq!(outcome.lost.len(), 2);
+fn files_that_are_visible_too_early_are_noticed() {
+    let sim = world();
+    let crash = Plan::nth(Op::RowUpdate, 4, Act::CrashBefore);
+    sim.run(Plan { flaw: Some(Flaw::OutputsPublishAtStaging), ..crash });
+    assert!(!sim.store().strangers().is_empty());
+}
+
+#[test]
+fn partials_that_are_handed_out_twice_are_stopped_by_the_ledger_before_anything_is_wrong() {
+    let sim = world();
+    let ran = sim.run(Plan::flawed(Flaw::CutForgetsNothing)).good();
+    for (shard, live) in ran.board.all() {
+        assert!(live.last_fault.is_some_and(|fault| fault.contains("ledger (4)")), "{shard}");
+    }
+    sim.assert_complete();
 }
 
 #[test]

@@ -120,6 +120,8 @@ pub enum CommitEffect {
     Publish(CommitPermit, Vec<PendingOutput>),
     /// Tell the shard and Gold.
     Committed(Box<Committed>),
+    /// Tell the shard: every file of every committed epoch is visible.
+    Settled,
     /// End the generation.
     Fail(Fault),
 }
@@ -220,6 +222,9 @@ impl CommitMachine {
             (CommitEvent::Published(staged), step) => {
                 self.step = step;
                 self.unpublished.retain(|output| !staged.contains(&output.staged));
+                if self.unpublished.is_empty() {
+                    effects.push(CommitEffect::Settled);
+                }
             }
             (CommitEvent::Put, Step::Putting(flight)) if flight.children.is_empty() => self.swap(flight, &mut effects),
             (CommitEvent::Put, Step::Putting(flight)) => {
@@ -277,6 +282,9 @@ impl CommitMachine {
             effects.push(CommitEffect::Publish(permit, header.outputs.clone()));
         }
         effects.push(CommitEffect::Committed(Box::new(Committed { row, header })));
+        if self.unpublished.is_empty() {
+            effects.push(CommitEffect::Settled);
+        }
         self.step = Step::Idle;
     }
 

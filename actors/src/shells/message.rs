@@ -112,6 +112,11 @@ pub struct EpochCommitted(
     pub u64,
 );
 
+/// Commit → shard, upward: every file of every committed epoch is visible.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Settled;
+
 /// Commit → gold, to another generation: an epoch is true.
 #[derive(Message)]
 #[rtype(result = "()")]

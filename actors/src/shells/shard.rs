@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::{Position, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
 use crate::ports::{Clock, Read, Stream};
-use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Stop};
+use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Settled, Stop};
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::credit::{Budget, Credit};
 use crate::toolkit::outlet::Outlet;
@@ -167,7 +167,8 @@ async fn fetch(
     limits: FetchLimits,
     clock: Arc<dyn Clock>,
 ) -> Result<(Read, Credit)> {
-    let credit = budget.claim(limits.bytes).await?;
+    // Never more than half: the writer may hold the other half until an epoch ends, and an epoch may wait for a read.
+    let credit = budget.claim(limits.bytes.min(budget.total() / 2)).await?;
     let mut pause = Pause::new(clock);
     let read = loop {
         match stream.read(&shard, after, limits.records, limits.bytes).await {
@@ -195,6 +196,13 @@ impl Handler<EpochCommitted> for ShardActor {
     type Result = ();
     fn handle(&mut self, EpochCommitted(epoch): EpochCommitted, ctx: &mut Self::Context) {
         self.apply(ShardEvent::Committed { epoch }, ctx);
+    }
+}
+
+impl Handler<Settled> for ShardActor {
+    type Result = ();
+    fn handle(&mut self, Settled: Settled, ctx: &mut Self::Context) {
+        self.apply(ShardEvent::Settled, ctx);
     }
 }
 

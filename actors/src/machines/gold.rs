@@ -224,10 +224,12 @@ impl GoldMachine {
 
     /// The smallest committed bound of all live shards: no later epoch of any of them opens below it.
     pub fn watermark(&self) -> Bound {
+        // A child opens with no less than what its parents committed: until it is known here to be open, they stand for it.
+        let is_open = |child: &ShardId| self.lanes.get(child).is_some_and(|lane| lane.row.state != ShardState::Blocked);
         let live = self.lanes.values().filter(|lane| match lane.row.state {
-            ShardState::Open | ShardState::Blocked => true,
-            // Until its children's rows are known here, a drained parent stands for them.
-            ShardState::Drained => lane.row.children.iter().any(|child| !self.lanes.contains_key(child)),
+            ShardState::Open => true,
+            ShardState::Blocked => !lane.row.parents.iter().any(|parent| self.lanes.contains_key(parent)),
+            ShardState::Drained => !lane.row.children.iter().all(is_open),
             ShardState::Retired => false,
         });
         live.map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)

@@ -32,7 +32,7 @@ use super::plan::{Act, Flaw, Op, Plan, Planner};
 use super::store::{File, ReadFlaw, Store};
 
 /// No process of these tests needs so many operations: one that does goes round in circles.
-pub(crate) const BUSY: u64 = 60_000;
+pub(crate) const BUSY: u64 = 120_000;
 
 /// The world as one process sees it.
 pub(crate) struct Process {

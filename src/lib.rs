@@ -7,6 +7,8 @@ pub mod store {
     pub mod blobs;
     pub mod data_files;
     mod disk;
+    #[cfg(test)]
+    mod fixtures;
     pub mod gold_files;
     mod gold_windows;
     pub mod home;

@@ -260,3 +260,177 @@ fn assembled(schema: SchemaRef, payload: Vec<ArrayRef>, slice: &RawSlice, record
     columns.push(Arc::new(arrivals.finish().with_timezone("UTC")));
     RecordBatch::try_new(schema, columns).map_err(|error| Fault::caused(Kind::Bug, "building a Bronze batch", &error))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{THREE_O_CLOCK, home, of, parquet_rows, record, row_groups, shard, silver, slice};
+    use super::super::home::Home;
+    use super::super::outputs::DiskOutputs;
+    use super::*;
+
+    use arrow::array::AsArray;
+    use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+    use proptest::prelude::*;
+    use sluicebox_actors::model::window::HOUR_US;
+    use sluicebox_actors::ports::Outputs;
+
+    fn begin(home: &Home, options: OutputOptions) -> Box<dyn DataFiles> {
+        DiskOutputs::new(home, options).data_files(&shard(), 1, 1).expect("begins")
+    }
+
+    /// `dt=…/hour=HH` by another way than the code under test.
+    fn folder(time_us: i64) -> String {
+        let at = chrono::DateTime::from_timestamp_micros(time_us).expect("in range");
+        at.format("/dt=%Y-%m-%d/hour=%H/").to_string()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn every_row_is_read_back_once_from_the_folder_of_its_own_hour(
+            batches in proptest::collection::vec(proptest::collection::vec(0i64..20 * HOUR_US, 0..40), 0..6),
+            open_files in 1usize..6,
+        ) {
+            let (_dir, home) = home();
+            let mut data = begin(&home, OutputOptions { open_files, ..OutputOptions::default() });
+            for times in &batches {
+                let records = times.iter().zip(1..).map(|(time, number)| record(number, *time, b"x")).collect();
+                data.bronze(&slice(records)).expect("writes");
+                data.silver(&silver(times)).expect("writes");
+            }
+            let outputs = data.finish().expect("ends");
+            let mut sent: Vec<i64> = batches.into_iter().flatten().collect();
+            sent.sort_unstable();
+            for (class, column) in [(OutputClass::Bronze, "_arrival_time"), (OutputClass::Silver, "event_time")] {
+                let mut seen = Vec::new();
+                for output in of(&outputs, class) {
+                    let rows = parquet_rows(&home.data().join(&output.staged));
+                    prop_assert_eq!(output.rows, rows.num_rows() as u64);
+                    for time in rows[column].as_primitive::<TimestampMicrosecondType>().values() {
+                        prop_assert!(output.path.contains(&folder(*time)), "{} in {}", time, output.path);
+                        seen.push(*time);
+                    }
+                }
+                seen.sort_unstable();
+                prop_assert_eq!(&seen, &sent);
+            }
+        }
+    }
+
+    #[test]
+    fn bronze_holds_the_bytes_as_received_and_where_they_stood() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions::default());
+        let payloads: [&[u8]; 3] = [b"{\"a\":1}", b"\xff\x00", b""];
+        let records = payloads.iter().zip(7..).map(|(data, number)| record(number, THREE_O_CLOCK, data)).collect();
+        data.bronze(&slice(records)).expect("writes");
+        let outputs = data.finish().expect("ends");
+        let rows = parquet_rows(&home.data().join(&outputs[0].staged));
+        assert_eq!(rows.schema_ref().fields(), bronze_schema().fields());
+        assert_eq!(rows["data"].as_binary::<i32>().iter().flatten().collect::<Vec<_>>(), payloads);
+        assert_eq!(rows["_sequence"].as_string::<i32>().iter().flatten().collect::<Vec<_>>(), ["7", "8", "9"]);
+        assert_eq!(rows["_partition_key"].as_string::<i32>().value(0), "user-7");
+        assert_eq!(
+            (rows["_stream"].as_string::<i32>().value(2), rows["_shard"].as_string::<i32>().value(2)),
+            ("clicks", "shardId-0")
+        );
+    }
+
+    #[test]
+    fn bronze_as_text_keeps_bytes_that_are_no_text() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions { bronze: Format::Ndjson, ..OutputOptions::default() });
+        data.bronze(&slice(vec![record(1, 0, b"{\"a\":1}"), record(2, 0, b"\xff\x00")])).expect("writes");
+        let outputs = data.finish().expect("ends");
+        let text = std::fs::read_to_string(home.data().join(&outputs[0].staged)).expect("reads");
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
+        assert_eq!((&lines[0]["data"], &lines[0]["data_hex"]), (&"{\"a\":1}".into(), &serde_json::Value::Null));
+        assert_eq!((&lines[1]["data"], &lines[1]["data_hex"]), (&serde_json::Value::Null, &"ff00".into()));
+    }
+
+    #[test]
+    fn partition_columns_become_folders_below_the_hour() {
+        let (_dir, home) = home();
+        let partition_by = vec!["country".to_owned()];
+        let mut data = begin(&home, OutputOptions { partition_by, ..OutputOptions::default() });
+        data.silver(&silver(&[THREE_O_CLOCK; 8])).expect("writes");
+        let outputs = data.finish().expect("ends");
+        let folders: Vec<_> = outputs.iter().map(|output| output.path.split('/').nth(3).expect("a segment")).collect();
+        assert_eq!(folders, ["country=DE", "country=FR", "country=__HIVE_DEFAULT_PARTITION__", "country=a%2Fb"]);
+        for output in &outputs {
+            assert_eq!((output.rows, parquet_rows(&home.data().join(&output.staged)).num_columns()), (2, 3));
+        }
+    }
+
+    #[test]
+    fn the_file_unused_for_longest_closes_when_too_many_are_open() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions { open_files: 2, ..OutputOptions::default() });
+        for hour in [0, 1, 0, 2, 1] {
+            data.silver(&silver(&[hour * HOUR_US])).expect("writes");
+        }
+        let closed: Vec<_> = data
+            .finish()
+            .expect("ends")
+            .into_iter()
+            .map(|output| (output.path.contains("hour=00"), output.path.contains("hour=01"), output.rows, output.closed_because))
+            .collect();
+        let why = |hour: usize, rows, why: &str| (hour == 0, hour == 1, rows, why.to_owned());
+        let expected = [why(1, 1, "open_files"), why(0, 2, "open_files"), why(1, 1, "epoch"), why(2, 1, "epoch")];
+        assert_eq!(closed, expected);
+    }
+
+    #[test]
+    fn a_large_file_closes_early_and_a_new_one_goes_on() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions { silver: Format::Ndjson, file_bytes: 100, ..OutputOptions::default() });
+        for _ in 0..4 {
+            data.silver(&silver(&[0, 1])).expect("writes");
+        }
+        let outputs = data.finish().expect("ends");
+        assert!(outputs.len() > 1);
+        assert!(outputs.iter().all(|output| output.closed_because == "size"));
+        assert_eq!(outputs.iter().map(|output| output.rows).sum::<u64>(), 8);
+    }
+
+    #[test]
+    fn a_flush_empties_the_memory_into_a_row_group_of_the_same_file() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions::default());
+        for _ in 0..3 {
+            data.silver(&silver(&[0; 100])).expect("writes");
+            assert!(data.buffered() > 0);
+            data.flush().expect("flushes");
+            assert_eq!(data.buffered(), 0);
+        }
+        let outputs = data.finish().expect("ends");
+        let path = home.data().join(&outputs[0].staged);
+        assert_eq!((outputs.len(), row_groups(&path), parquet_rows(&path).num_rows()), (1, 3, 300));
+    }
+
+    #[test]
+    fn memory_stays_within_its_bound_without_being_asked() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions { buffer_bytes: 1, ..OutputOptions::default() });
+        for _ in 0..5 {
+            data.silver(&silver(&[0; 100])).expect("writes");
+            assert!(data.buffered() <= 1);
+        }
+        let outputs = data.finish().expect("ends");
+        let rows = parquet_rows(&home.data().join(&outputs[0].staged));
+        assert_eq!(rows["row"].as_primitive::<Int64Type>().len(), 500);
+    }
+
+    #[test]
+    fn after_a_failed_call_nothing_more_goes_in_and_nothing_comes_out() {
+        let (_dir, home) = home();
+        let mut data = begin(&home, OutputOptions::default());
+        data.silver(&silver(&[0])).expect("writes");
+        let without_time = silver(&[0]).project(&[0, 1]).expect("two columns");
+        assert_eq!(data.silver(&without_time).expect_err("refused").kind(), Kind::Bug);
+        assert_eq!(data.silver(&silver(&[0])).expect_err("shut").kind(), Kind::Bug);
+        assert_eq!(data.bronze(&slice(vec![record(1, 0, b"")])).expect_err("shut").kind(), Kind::Bug);
+        assert_eq!(data.flush().expect_err("shut").kind(), Kind::Bug);
+        assert_eq!(data.finish().expect_err("shut").kind(), Kind::Bug);
+    }
+}

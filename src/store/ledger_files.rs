@@ -125,3 +125,128 @@ impl LedgerFiles for DiskLedgerFiles {
         blocking(move || this.lines_now(&shard)).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{home, shard, visible};
+    use super::*;
+
+    use proptest::prelude::*;
+    use sluicebox_actors::model::epoch::{EpochHeader, Hash};
+    use sluicebox_actors::model::ledger::{Counts, GoldCounts};
+    use sluicebox_actors::model::position::{Position, Sequence};
+    use sluicebox_actors::model::window::Bound;
+
+    fn line(epoch: u64) -> LedgerLine {
+        let header = EpochHeader {
+            pipeline: "p".into(),
+            fingerprint: "f".into(),
+            stream: "s".into(),
+            shard: shard(),
+            epoch,
+            lease_epoch: 1,
+            from: Position::after(Sequence::dense(epoch)),
+            to: Position::after(Sequence::dense(epoch + 1)),
+            bound_opened: Bound::UNKNOWN,
+            bound_committed: Bound(7),
+            max_event_us: Some(-1),
+            last_arrival_us: None,
+            processed_at_us: 0,
+            bronze_on: true,
+            counts: Counts { received: 1, gold: [("t".to_owned(), GoldCounts::default())].into(), ..Counts::default() },
+            totals: Counts::default(),
+            previous: Some(Hash::of(b"previous")),
+            segments: Vec::new(),
+            windows: Vec::new(),
+            ordinals: [("t".to_owned(), [(0, 1)].into())].into(),
+            pending: Vec::new(),
+            outputs: Vec::new(),
+        };
+        LedgerLine::of(&header, Hash::of(&epoch.to_le_bytes()))
+    }
+
+    fn lines(epochs: std::ops::RangeInclusive<u64>) -> Vec<LedgerLine> {
+        epochs.map(line).collect()
+    }
+
+    #[test]
+    fn lines_come_back_in_order_and_writing_them_again_changes_nothing() {
+        let (_dir, home) = home();
+        let ledger = DiskLedgerFiles::new(&home);
+        assert_eq!(ledger.lines_now(&shard()).expect("reads"), []);
+        for part in [1..=3, 4..=12, 1..=3, 4..=12] {
+            ledger.append_now(&lines(part)).expect("writes");
+        }
+        assert_eq!(ledger.lines_now(&shard()).expect("reads"), lines(1..=12));
+        let expected = ["0000000001-0000000003", "0000000004-0000000012"];
+        assert_eq!(visible(&home), expected.map(|run| format!("ledger/shard=shardId-0/{run}.ndjson")));
+    }
+
+    #[test]
+    fn another_cut_of_epochs_that_are_there_adds_only_what_is_missing() {
+        let (_dir, home) = home();
+        let ledger = DiskLedgerFiles::new(&home);
+        ledger.append_now(&lines(3..=5)).expect("writes");
+        ledger.append_now(&lines(1..=9)).expect("writes");
+        assert_eq!(ledger.lines_now(&shard()).expect("reads"), lines(1..=9));
+        assert_eq!(visible(&home).len(), 3);
+    }
+
+    #[test]
+    fn lines_that_contradict_what_is_there_are_refused() {
+        let (_dir, home) = home();
+        let ledger = DiskLedgerFiles::new(&home);
+        ledger.append_now(&lines(1..=3)).expect("writes");
+        let mut other = line(2);
+        other.digest = Hash::of(b"other");
+        assert_eq!(ledger.append_now(&[other]).expect_err("refused").kind(), Kind::Corrupt);
+        assert_eq!(ledger.lines_now(&shard()).expect("reads"), lines(1..=3));
+    }
+
+    #[test]
+    fn lines_that_are_not_consecutive_epochs_of_one_shard_are_refused() {
+        let (_dir, home) = home();
+        let ledger = DiskLedgerFiles::new(&home);
+        let mut foreign = line(2);
+        foreign.header.shard = ShardId::new("shardId-1");
+        for lines in [vec![line(1), line(3)], vec![line(2), line(1)], vec![line(1), foreign]] {
+            assert_eq!(ledger.append_now(&lines).expect_err("refused").kind(), Kind::Bug);
+        }
+        ledger.append_now(&[]).expect("nothing to do");
+        assert_eq!(visible(&home), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_damaged_file_is_refused_by_name() {
+        let (_dir, home) = home();
+        let ledger = DiskLedgerFiles::new(&home);
+        ledger.append_now(&lines(1..=2)).expect("writes");
+        let name = visible(&home).remove(0);
+        let path = home.data().join(&name);
+        let text = std::fs::read_to_string(&path).expect("reads");
+        for damaged in [text.lines().next().unwrap_or_default(), "{", ""] {
+            std::fs::write(&path, damaged).expect("damages");
+            let fault = ledger.lines_now(&shard()).expect_err("refused");
+            assert_eq!(fault.kind(), Kind::Corrupt);
+            assert!(fault.message().contains(&name), "{fault}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(16))]
+        #[test]
+        fn whatever_is_appended_in_whatever_cuts_each_epoch_stands_once(
+            cuts in proptest::collection::vec((1u64..20, 0u64..8), 1..8),
+        ) {
+            let (_dir, home) = home();
+            let ledger = DiskLedgerFiles::new(&home);
+            let mut expected = std::collections::BTreeSet::new();
+            for (first, more) in cuts {
+                ledger.append_now(&lines(first..=first + more)).expect("writes");
+                expected.extend(first..=first + more);
+            }
+            let found: Vec<_> = ledger.lines_now(&shard()).expect("reads").into_iter().map(|line| line.header.epoch).collect();
+            prop_assert_eq!(found, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+}

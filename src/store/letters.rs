@@ -82,3 +82,38 @@ impl LetterFile for DiskLetterFile {
         Ok(self.closed)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixtures::{THREE_O_CLOCK, home, letter, shard};
+    use super::super::outputs::{DiskOutputs, OutputOptions};
+    use super::*;
+    use sluicebox_actors::ports::Outputs;
+
+    const DAY: i64 = 86_400_000_000;
+
+    #[test]
+    fn letters_come_back_whole_from_the_day_they_arrived() {
+        let (_dir, home) = home();
+        let outputs = DiskOutputs::new(&home, OutputOptions { open_files: 1, ..OutputOptions::default() });
+        let mut file = outputs.letter_file(&shard(), 1, 1).expect("begins");
+        let letters: Vec<_> = [0, 0, 1, 0].iter().zip(1..).map(|(day, i)| letter(i, THREE_O_CLOCK + day * DAY)).collect();
+        file.append(&letters[..2]).expect("writes");
+        file.append(&letters[2..]).expect("writes");
+        let closed = file.finish().expect("ends");
+        let why: Vec<_> = closed.iter().map(|output| (output.rows, output.closed_because.as_str())).collect();
+        assert_eq!(why, [(2, "open_files"), (1, "open_files"), (1, "epoch")]);
+        let mut read = Vec::new();
+        for output in &closed {
+            let text = std::fs::read_to_string(home.data().join(&output.staged)).expect("reads");
+            for line in text.lines() {
+                let letter: Letter = serde_json::from_str(line).expect("a letter");
+                let day = if letter.arrival_us >= THREE_O_CLOCK + DAY { "dlq/dt=2026-11-24/" } else { "dlq/dt=2026-11-23/" };
+                assert!(output.path.starts_with(day), "{}", output.path);
+                read.push(letter);
+            }
+        }
+        read.sort_by_key(|letter| letter.sequence);
+        assert_eq!(read, letters);
+    }
+}

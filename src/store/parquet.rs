@@ -52,7 +52,9 @@ fn settle(builder: WriterPropertiesBuilder, path: Vec<String>, column: &ArrayRef
     let kind = column.data_type();
     let name = ColumnPath::new(path);
     if matches!(kind, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64 | DataType::Time32(_) | DataType::Time64(_)) {
-        return builder.set_column_dictionary_enabled(name.clone(), false).set_column_encoding(name, Encoding::DELTA_BINARY_PACKED);
+        return builder
+            .set_column_dictionary_enabled(name.clone(), false)
+            .set_column_encoding(name, Encoding::DELTA_BINARY_PACKED);
     }
     if kind.is_string() || kind.is_binary() {
         return settle_text(builder, name, &look_at_texts(column));

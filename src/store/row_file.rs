@@ -165,7 +165,8 @@ mod tests {
     #[test]
     fn parquet_gives_back_the_rows_that_went_in() {
         let data = Bytes::from(written(Format::Parquet, &[rows(), rows()]));
-        let read: Vec<_> = ParquetRecordBatchReader::try_new(data, 1024).expect("opens").map(|batch| batch.expect("reads")).collect();
+        let read: Vec<_> =
+            ParquetRecordBatchReader::try_new(data, 1024).expect("opens").map(|batch| batch.expect("reads")).collect();
         let read = arrow::compute::concat_batches(&read[0].schema(), &read).expect("one batch");
         assert_eq!(read, arrow::compute::concat_batches(&rows().schema(), &[rows(), rows()]).expect("one batch"));
     }

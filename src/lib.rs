@@ -1,3 +1,25 @@
 //! sluicebox: turn a stream of JSON events into hourly numbers you can prove.
 
 pub mod clock;
+
+/// Rows, objects and tables on a local disk.
+pub mod store {
+    pub mod blobs;
+    pub mod data_files;
+    mod disk;
+    #[cfg(test)]
+    mod fixtures;
+    pub mod gold_files;
+    mod gold_windows;
+    pub mod home;
+    pub mod ledger_files;
+    mod letters;
+    pub mod outputs;
+    mod parquet;
+    pub mod paths;
+    pub mod row_file;
+    pub mod rows;
+    pub mod split;
+    mod sqlite;
+    mod staged;
+}

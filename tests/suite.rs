@@ -1,1 +1,3 @@
+//! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
 
+mod settings;

@@ -4,6 +4,17 @@
 //! watched and fed; [`machines`] hold every decision; [`ports`] is the world; [`model`] is values and arithmetic. Each layer
 //! imports only what stands below it, and `tests/tidy.rs` of the root package holds it to that.
 
+/// Every decision, as plain synchronous structs.
+pub mod machines {
+    pub mod barrier;
+    pub mod breaker;
+    pub mod commit;
+    pub mod partition;
+    pub mod restart;
+    pub mod shard;
+    pub mod writer;
+}
+
 pub mod ports;
 
 /// Values and arithmetic.
@@ -15,5 +26,14 @@ pub mod model {
     pub mod position;
     pub mod record;
     pub mod row;
+    pub mod stamp;
+    pub mod states;
     pub mod window;
+}
+
+/// actix mechanics.
+pub mod toolkit {
+    pub mod credit;
+    pub mod outlet;
+    pub mod spawn;
 }

@@ -135,7 +135,10 @@ impl Output {
     /// A sentence for people: left out of JSON and CSV.
     pub fn note(&mut self, text: &str) -> io::Result<()> {
         match self.format {
-            Format::Table => writeln!(self.sink, "{text}"),
+            Format::Table => {
+                writeln!(self.sink, "{text}")?;
+                self.sink.flush()
+            }
             Format::Json | Format::Csv => Ok(()),
         }
     }
@@ -162,7 +165,7 @@ impl Output {
             }
             Format::Csv => {
                 let mut writer = csv::Writer::from_writer(&mut self.sink);
-                writer.write_record(table.columns.iter().map(|name| defused(name)))?;
+                writer.write_record(table.columns.iter().map(|name| defused(name).into_owned()))?;
                 for row in &table.rows {
                     writer.write_record(row.iter().map(Cell::csv))?;
                 }
@@ -185,8 +188,11 @@ impl Output {
     fn aligned(&mut self, columns: &[String], right: &[bool], rows: Vec<Vec<String>>) -> io::Result<()> {
         let mut table = comfy_table::Table::new();
         table.load_style(presets::UTF8_HORIZONTAL_ONLY);
-        table.style_mut();
-        if self.colour { table.enforce_styling() } else { table.force_no_tty() };
+        if self.colour {
+            table.enforce_styling()
+        } else {
+            table.force_no_tty()
+        };
         if let Some(width) = self.width {
             table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
         }
@@ -337,6 +343,9 @@ pub(crate) mod tests {
     #[test]
     fn csv_quotes_and_defuses_formulas_but_not_numbers() {
         let text = printed(Format::Csv, false);
-        assert_eq!(text, "name,count,size,age,at\n'=1+1,1234567,3145728,90.5,1970-01-01T00:00:00Z\n\"a\"\"b,\u{1b}[31m\",-5,,,\n");
+        assert_eq!(
+            text,
+            "name,count,size,age,at\n'=1+1,1234567,3145728,90.5,1970-01-01T00:00:00Z\n\"a\"\"b,\u{1b}[31m\",-5,,,\n"
+        );
     }
 }

@@ -99,7 +99,9 @@ fn texts(batch: &RecordBatch, null: &str, clean: fn(&str) -> String) -> io::Resu
         false => formatter.value(at).try_to_string().map(|text| clean(&text)).map_err(io::Error::other),
     };
     (0..batch.num_rows())
-        .map(|at| formatters.iter().zip(batch.columns()).map(|(formatter, column)| cell(at, formatter, column.as_ref())).collect())
+        .map(|at| {
+            formatters.iter().zip(batch.columns()).map(|(formatter, column)| cell(at, formatter, column.as_ref())).collect()
+        })
         .collect()
 }
 

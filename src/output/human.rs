@@ -99,7 +99,14 @@ mod tests {
 
     #[test]
     fn bytes_grow_into_their_unit() {
-        let cases = [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1_048_575, "1.0 MiB"), (3 << 20, "3.0 MiB"), (u64::MAX, "16.0 EiB")];
+        let cases = [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1_048_575, "1.0 MiB"),
+            (3 << 20, "3.0 MiB"),
+            (u64::MAX, "16.0 EiB"),
+        ];
         for (number, text) in cases {
             assert_eq!(bytes(number), text);
         }
@@ -107,7 +114,15 @@ mod tests {
 
     #[test]
     fn lapses_have_one_or_two_units() {
-        let cases = [(0, "0s"), (850, "850us"), (12_500, "12.5ms"), (3_400_000, "3.4s"), (90_000_000, "1m 30s"), (-7_260_000_000, "-2h 1m"), (183_600_000_000, "2d 3h")];
+        let cases = [
+            (0, "0s"),
+            (850, "850us"),
+            (12_500, "12.5ms"),
+            (3_400_000, "3.4s"),
+            (90_000_000, "1m 30s"),
+            (-7_260_000_000, "-2h 1m"),
+            (183_600_000_000, "2d 3h"),
+        ];
         for (us, text) in cases {
             assert_eq!(lapse(us), text);
         }

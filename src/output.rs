@@ -5,13 +5,16 @@
 
 use std::io::{self, Write};
 
-use comfy_table::{Attribute, Cell as TableCell, CellAlignment, ContentArrangement, presets};
+use comfy_table::{Attribute, Cell as TableCell, CellAlignment, ContentArrangement, LineStyle, TableStyle};
 use sluicebox_actors::model::fault::Fault;
 
 pub mod batches;
 pub mod human;
 
 pub use batches::BatchPrinter;
+
+/// One rule under the header and no other lines: easy to read, easy to cut.
+const STYLE: TableStyle = TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'));
 
 /// How rows are printed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
@@ -187,7 +190,7 @@ impl Output {
 
     fn aligned(&mut self, columns: &[String], right: &[bool], rows: Vec<Vec<String>>) -> io::Result<()> {
         let mut table = comfy_table::Table::new();
-        table.load_style(presets::UTF8_HORIZONTAL_ONLY);
+        table.load_style(STYLE);
         if self.colour {
             table.enforce_styling()
         } else {

@@ -1,5 +1,6 @@
 //! sluicebox: turn a stream of JSON events into hourly numbers you can prove.
 
+pub mod cli;
 pub mod clock;
 
 /// Rows, objects and tables on a local disk.
@@ -23,3 +24,6 @@ pub mod store {
     mod sqlite;
     mod staged;
 }
+pub mod output;
+pub mod progress;
+pub mod settings;

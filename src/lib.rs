@@ -27,3 +27,11 @@ pub mod store {
 pub mod output;
 pub mod progress;
 pub mod settings;
+/// Streams to read from.
+pub mod stream {
+    mod batch;
+    mod catalog;
+    mod database;
+    pub mod embedded;
+    mod shard;
+}

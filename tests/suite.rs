@@ -2,3 +2,6 @@
 
 mod cli;
 mod settings;
+//! Whole-system tests, one binary.
+
+mod embedded_stream;

@@ -34,4 +34,10 @@ pub mod stream {
     mod database;
     pub mod embedded;
     mod shard;
+/// From bytes to rows: the event contract, decoding, SQL.
+pub mod engine {
+    pub mod contract;
+    pub mod decode;
+    pub mod event_time;
+    pub mod structure;
 }

@@ -1,0 +1,1 @@
+pub(super) const PANIC: &[u8] = b"#panic#";

@@ -22,6 +22,8 @@ pub enum Link {
         object: EpochObject,
         /// SHA-256 of its bytes.
         digest: Hash,
+        /// Length of its bytes.
+        len: u64,
     },
     /// Only its line is left.
     Line(Box<LedgerLine>),
@@ -141,7 +143,9 @@ impl<'a> Chain<'a> {
         let matching = candidates.iter().position(|(digest, _)| Some(digest) == self.wanted.as_ref());
         if let Some((digest, data)) = matching.and_then(|index| candidates.get(index)) {
             match EpochObject::decode(data) {
-                Ok(object) => return Ok(Some(self.found(Link::Object { object, digest: digest.clone() }))),
+                Ok(object) => {
+                    return Ok(Some(self.found(Link::Object { object, digest: digest.clone(), len: data.len() as u64 })));
+                }
                 Err(fault) => return Ok(Some(self.broken(epoch, fault.to_string()))),
             }
         }
@@ -163,11 +167,14 @@ impl<'a> Chain<'a> {
         let anything = !candidates.is_empty() || line.is_some();
         let known = self.wanted.is_some();
         let objects = candidates.into_iter().filter_map(|(digest, data)| {
-            EpochObject::decode(&data).ok().filter(|object| object.header.epoch == epoch).map(|object| (digest, object))
+            EpochObject::decode(&data)
+                .ok()
+                .filter(|object| object.header.epoch == epoch)
+                .map(|object| (digest, object, data.len() as u64))
         });
-        let mut objects: Vec<(Hash, EpochObject)> = objects.collect();
+        let mut objects: Vec<(Hash, EpochObject, u64)> = objects.collect();
         let link = match (objects.pop(), line) {
-            (Some((digest, object)), _) if objects.is_empty() => Some(Link::Object { object, digest }),
+            (Some((digest, object, len)), _) if objects.is_empty() => Some(Link::Object { object, digest, len }),
             (Some(_), _) => None,
             (None, Some(line)) => Some(Link::Line(Box::new(line))),
             (None, None) => None,

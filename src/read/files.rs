@@ -15,6 +15,7 @@ use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReaderBuilder};
+use parquet::file::reader::ChunkReader;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 
 use super::sources::cannot_read;
@@ -70,6 +71,26 @@ pub fn open(path: &Path, wanted: &SchemaRef) -> Result<Batches> {
 /// Opens a Parquet file and reads all of its columns as they are.
 pub fn open_parquet(path: &Path) -> Result<Batches> {
     parquet(open_file(path)?, &path.to_string_lossy(), None)
+}
+
+/// Reads an object that is in memory: Parquet by its magic, else NDJSON, for which the columns must be known.
+pub fn decode(data: bytes::Bytes, name: &str, wanted: Option<&SchemaRef>) -> Result<Batches> {
+    if data.starts_with(b"PAR1") {
+        return parquet(data, name, wanted);
+    }
+    match wanted {
+        Some(wanted) => json(io::Cursor::new(data), name.to_owned(), wanted),
+        None => Err(Fault::config(format!("{name} is not Parquet, and the pipeline file does not say what its columns are"))),
+    }
+}
+
+/// The columns of a Parquet object in memory.
+pub fn decode_schema(data: &bytes::Bytes, name: &str) -> Result<SchemaRef> {
+    if !data.starts_with(b"PAR1") {
+        return Err(Fault::config(format!("{name} is not Parquet, and the pipeline file does not say what its columns are")));
+    }
+    let metadata = ArrowReaderMetadata::load(data, Default::default()).map_err(|error| damaged(name, &error))?;
+    Ok(metadata.schema().clone())
 }
 
 /// The columns of a Parquet file and the number of its rows.
@@ -142,7 +163,7 @@ pub fn nullable(schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()))
 }
 
-fn parquet(file: File, name: &str, wanted: Option<&SchemaRef>) -> Result<Batches> {
+fn parquet(file: impl ChunkReader + 'static, name: &str, wanted: Option<&SchemaRef>) -> Result<Batches> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(name, &error))?;
     let mask = match wanted {
         None => ProjectionMask::all(),

@@ -4,6 +4,33 @@
 //! watched and fed; [`machines`] hold every decision; [`ports`] is the world; [`model`] is values and arithmetic. Each layer
 //! imports only what stands below it, and `tests/tidy.rs` of the root package holds it to that.
 
+pub mod pipeline;
+
+/// One thin actor each.
+pub mod shells {
+    pub mod commit;
+    pub mod dlq;
+    pub mod gold;
+    pub mod message;
+    pub mod partition;
+    pub mod shard;
+    pub mod writer;
+}
+
+pub mod history;
+
+/// Every decision, as plain synchronous structs.
+pub mod machines {
+    pub mod barrier;
+    pub mod breaker;
+    pub mod commit;
+    pub mod gold;
+    pub mod partition;
+    pub mod restart;
+    pub mod shard;
+    pub mod writer;
+}
+
 pub mod ports;
 
 /// Values and arithmetic.
@@ -15,5 +42,16 @@ pub mod model {
     pub mod position;
     pub mod record;
     pub mod row;
+    pub mod stamp;
+    pub mod states;
     pub mod window;
+}
+
+/// actix mechanics.
+pub mod toolkit {
+    pub mod board;
+    pub mod credit;
+    pub mod outlet;
+    pub mod pause;
+    pub mod spawn;
 }

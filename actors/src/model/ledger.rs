@@ -29,6 +29,8 @@ pub struct Counts {
     pub gold: BTreeMap<String, GoldCounts>,
     /// Letters written, of every stage.
     pub letters: u64,
+    /// Gaps: places where the stream had forgotten records before they were read (only under `on_gap = "continue"`).
+    pub gaps: u64,
 }
 
 /// Counts of one Gold table, in (record, window) pairs.
@@ -54,6 +56,7 @@ impl Counts {
         self.silver += other.silver;
         self.duplicate += other.duplicate;
         self.letters += other.letters;
+        self.gaps += other.gaps;
         for (key, n) in &other.rejected {
             *self.rejected.entry(key.clone()).or_default() += n;
         }

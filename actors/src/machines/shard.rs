@@ -1,0 +1,388 @@
+//! The shard: when to read, when an epoch ends, and what the next one knows of event time.
+//!
+//! Owns: position, epochs and their bounds, idleness, draining, the breaker. Does not own: reading (shells/shard), decoding
+//! (machines/partition), committing (machines/commit).
+
+use crate::machines::breaker::{Breaker, BreakerConfig};
+use crate::model::fault::Fault;
+use crate::model::position::Position;
+use crate::model::record::RawRecord;
+use crate::model::window::Bound;
+use crate::ports::{Read, ShardInfo};
+
+/// What the shard may do on its own when records are missing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnGap {
+    /// Stop the shard; a person decides.
+    Halt,
+    /// Count the gap and go on behind it.
+    Continue,
+}
+
+/// Settings of a shard. Times in microseconds, sizes in bytes.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// An epoch ends at the latest this long after it took its first record.
+    pub commit_interval_us: i64,
+    /// … or with this much raw input.
+    pub commit_size: u64,
+    /// How far event times may lie behind the largest one seen without being late.
+    pub disorder_us: i64,
+    /// Pause after a read that found nothing.
+    pub poll_us: i64,
+    /// What to do about forgotten records.
+    pub on_gap: OnGap,
+    /// Read to the end, commit, and report quiet.
+    pub drain: bool,
+    /// The storm breaker.
+    pub breaker: BreakerConfig,
+}
+
+/// What an epoch opens with; goes to every partition with the barrier that closes the one before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Opening {
+    /// Number of the epoch.
+    pub epoch: u64,
+    /// Judge of all its records.
+    pub bound: Bound,
+    /// Its one value of `_processed_at`.
+    pub processed_at_us: i64,
+}
+
+/// All that the shard knows of an epoch when it ends it.
+#[derive(Clone, Debug)]
+pub struct Seal {
+    /// The epoch as it opened.
+    pub opened: Opening,
+    /// It covers the records after this …
+    pub from: Position,
+    /// … up to and including this.
+    pub to: Position,
+    /// Records in it.
+    pub records: u64,
+    /// Payload bytes in it.
+    pub bytes: u64,
+    /// What the next epoch opens with: the bound this one commits, and more.
+    pub next: Opening,
+    /// Arrival of its last record.
+    pub last_arrival_us: Option<i64>,
+    /// Gaps in it.
+    pub gaps: u64,
+    /// The stream has closed the shard and all of it is read: the shards that came out of it.
+    pub ended: Option<Vec<ShardInfo>>,
+}
+
+/// Bounds of the other shards, as far as this process knows them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Peers {
+    /// Smallest committed bound of the shards that are not idle; none if all are.
+    pub active: Option<Bound>,
+    /// Smallest committed bound of the shards that ever had a record.
+    pub known: Option<Bound>,
+}
+
+/// What happens to a shard.
+#[derive(Debug)]
+pub enum ShardEvent {
+    /// The generation is up.
+    Started,
+    /// The answer to [`ShardEffect::Fetch`].
+    Read(Read),
+    /// A partition has processed a slice.
+    Progress {
+        /// Records in the slice.
+        records: u64,
+        /// How many of them failed decode, contract or time.
+        failed: u64,
+        /// Largest event time in it.
+        max_event_us: Option<i64>,
+    },
+    /// An epoch is true.
+    Committed {
+        /// Its number.
+        epoch: u64,
+    },
+    /// Time has passed; with what the other shards have committed.
+    Tick(Peers),
+    /// The process is asked to end: commit what has been read, then finish.
+    Stop,
+}
+
+/// What the shell has to do, in this order.
+#[derive(Debug)]
+pub enum ShardEffect {
+    /// Claim a credit and read after this position.
+    Fetch(Position),
+    /// Send these records on, to Bronze and to the partitions.
+    Dispatch(Vec<RawRecord>),
+    /// Send the barrier through every actor.
+    Barrier(Box<Seal>),
+    /// Everything there is has been read and committed (only when draining; repeated when it becomes true again).
+    Quiet,
+    /// Like [`ShardEffect::Quiet`], but not any more.
+    NotQuiet,
+    /// The shard has ended in the stream, or was told to stop, and its last epoch is committed.
+    Finished,
+    /// Stop the generation for this reason.
+    Halt(Fault),
+    /// The breaker has tripped: (failed, records).
+    Tripped(u64, u64),
+}
+
+/// The state machine of one shard in one generation.
+#[derive(Debug)]
+pub struct ShardMachine {
+    config: ShardConfig,
+    open: Opening,
+    from: Position,
+    position: Position,
+    records: u64,
+    bytes: u64,
+    gaps: u64,
+    first_record_at_us: Option<i64>,
+    sealed_at_us: i64,
+    committed: u64,
+    max_event_us: Option<i64>,
+    last_arrival_us: Option<i64>,
+    stream_now_us: Option<i64>,
+    fetching: bool,
+    next_fetch_us: i64,
+    caught_up: bool,
+    in_partitions: u64,
+    ended: Option<Vec<ShardInfo>>,
+    last_sealed: bool,
+    quiet: bool,
+    stopping: bool,
+    stopped: bool,
+    breaker: Breaker,
+    peers: Peers,
+}
+
+impl ShardMachine {
+    /// A shard that resumes after `position`, its last commit being `committed` with `bound`. `last_*` is what the newest epoch
+    /// object says of the shard's last record.
+    pub fn new(
+        config: ShardConfig,
+        committed: u64,
+        position: Position,
+        bound: Bound,
+        last_arrival_us: Option<i64>,
+        max_event_us: Option<i64>,
+        now_us: i64,
+    ) -> Self {
+        Self {
+            open: Opening { epoch: committed + 1, bound, processed_at_us: now_us },
+            from: position,
+            position,
+            records: 0,
+            bytes: 0,
+            gaps: 0,
+            first_record_at_us: None,
+            sealed_at_us: now_us,
+            committed,
+            max_event_us,
+            last_arrival_us,
+            stream_now_us: None,
+            fetching: false,
+            next_fetch_us: now_us,
+            caught_up: false,
+            in_partitions: 0,
+            ended: None,
+            last_sealed: false,
+            quiet: false,
+            stopping: false,
+            stopped: false,
+            breaker: Breaker::new(config.breaker),
+            peers: Peers::default(),
+            config,
+        }
+    }
+
+    /// What the first epoch of the generation opens with.
+    pub fn opening(&self) -> Opening {
+        self.open
+    }
+
+    /// Has it read everything, with positive evidence?
+    pub fn is_idle(&self) -> bool {
+        self.caught_up && self.records == 0
+    }
+
+    /// Has the shard ever had a record?
+    pub fn had_records(&self) -> bool {
+        self.last_arrival_us.is_some()
+    }
+
+    /// Read position, for people.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// How far the last record lies behind the stream's clock, for people; 0 when caught up.
+    pub fn behind_us(&self) -> Option<i64> {
+        if self.caught_up {
+            return Some(0);
+        }
+        Some(self.stream_now_us?.saturating_sub(self.last_arrival_us?))
+    }
+
+    /// Takes an event in; `now_us` is the owner's clock and drives timers only.
+    pub fn apply(&mut self, event: ShardEvent, now_us: i64) -> Vec<ShardEffect> {
+        let mut effects = Vec::new();
+        if self.stopped {
+            return effects;
+        }
+        match event {
+            ShardEvent::Started => {}
+            ShardEvent::Read(read) => self.read(read, now_us, &mut effects),
+            ShardEvent::Progress { records, failed, max_event_us } => {
+                self.in_partitions = self.in_partitions.saturating_sub(records);
+                self.max_event_us = self.max_event_us.max(max_event_us);
+                if let Some((failed, records)) = self.breaker.saw(records, failed) {
+                    self.stopped = true;
+                    effects.push(ShardEffect::Tripped(failed, records));
+                    return effects;
+                }
+            }
+            ShardEvent::Committed { epoch } => self.committed = self.committed.max(epoch),
+            ShardEvent::Tick(peers) => self.peers = peers,
+            ShardEvent::Stop => self.stopping = true,
+        }
+        if !self.stopped {
+            self.seal_when_due(now_us, &mut effects);
+            self.fetch_when_due(now_us, &mut effects);
+            self.report_quiet(&mut effects);
+        }
+        effects
+    }
+
+    fn read(&mut self, read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {
+        self.fetching = false;
+        self.stream_now_us = Some(read.now_us);
+        if let Some(resumes) = read.trimmed_before {
+            match self.config.on_gap {
+                OnGap::Halt => {
+                    self.stopped = true;
+                    effects.push(ShardEffect::Halt(Fault::corrupt(format!(
+                        "gap: the stream has forgotten records after {}; the next one left follows {resumes}. \
+                         Restore them, or accept the gap with stream.on_gap = \"continue\"",
+                        self.position
+                    ))));
+                    return;
+                }
+                OnGap::Continue => self.gaps += 1,
+            }
+        }
+        self.caught_up = read.caught_up && read.records.is_empty();
+        if read.ended.is_some() && read.records.is_empty() {
+            self.ended = read.ended;
+        }
+        let Some(last) = read.records.last() else {
+            self.next_fetch_us = now_us + self.config.poll_us;
+            return;
+        };
+        self.position = Position::after(last.sequence);
+        self.last_arrival_us = Some(last.arrival_us);
+        self.records += read.records.len() as u64;
+        self.in_partitions += read.records.len() as u64;
+        self.bytes += read.records.iter().map(|record| record.data.len() as u64).sum::<u64>();
+        self.first_record_at_us.get_or_insert(now_us);
+        effects.push(ShardEffect::Dispatch(read.records));
+    }
+
+    /// The bound that the next epoch would open with: from the data of earlier epochs, or, when idle, from the others.
+    fn next_bound(&self) -> Bound {
+        let own = self.max_event_us.map_or(Bound::UNKNOWN, |event| Bound::from_event(event, self.config.disorder_us));
+        let mut bound = self.open.bound.max(own);
+        if !self.is_idle() || self.in_partitions > 0 {
+            return bound;
+        }
+        match (self.last_arrival_us, self.max_event_us) {
+            // Event time passes at the pace of arrival, and never ahead of a shard that still works. No clock when draining.
+            (Some(arrival), Some(event)) if !self.config.drain => {
+                let passed = self.stream_now_us.unwrap_or(arrival).saturating_sub(arrival).max(0);
+                let clock = Bound::from_event(event.saturating_add(passed), self.config.disorder_us);
+                bound = bound.max(self.peers.active.map_or(clock, |active| active.min(clock)));
+            }
+            (Some(_), _) => {}
+            // Never had a record: it only follows.
+            (None, _) => bound = bound.max(self.peers.active.or(self.peers.known).unwrap_or(Bound::UNKNOWN)),
+        }
+        bound
+    }
+
+    fn seal_when_due(&mut self, now_us: i64, effects: &mut Vec<ShardEffect>) {
+        // At most two epochs are open: this one, and one that is being committed.
+        if self.last_sealed || self.open.epoch > self.committed + 1 {
+            return;
+        }
+        let bound = self.next_bound();
+        let waited = |since: i64| now_us.saturating_sub(since) >= self.config.commit_interval_us;
+        let at_rest = self.is_at_rest();
+        let due = if self.ended.is_some() {
+            self.in_partitions == 0
+        } else if self.stopping {
+            self.records > 0 && self.in_partitions == 0
+        } else if self.records > 0 {
+            self.bytes >= self.config.commit_size || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
+        } else {
+            bound > self.open.bound && (waited(self.sealed_at_us) || (self.config.drain && at_rest))
+        };
+        if !due {
+            return;
+        }
+        let next = Opening { epoch: self.open.epoch + 1, bound, processed_at_us: now_us };
+        effects.push(ShardEffect::Barrier(Box::new(Seal {
+            opened: self.open,
+            from: self.from,
+            to: self.position,
+            records: self.records,
+            bytes: self.bytes,
+            next,
+            last_arrival_us: self.last_arrival_us,
+            gaps: self.gaps,
+            ended: self.ended.clone(),
+        })));
+        self.last_sealed = self.ended.is_some();
+        self.open = next;
+        self.from = self.position;
+        (self.records, self.bytes, self.gaps) = (0, 0, 0);
+        self.first_record_at_us = None;
+        self.sealed_at_us = now_us;
+    }
+
+    fn fetch_when_due(&mut self, now_us: i64, effects: &mut Vec<ShardEffect>) {
+        if self.last_sealed {
+            if self.committed + 1 == self.open.epoch {
+                self.stopped = true;
+                effects.push(ShardEffect::Finished);
+            }
+            return;
+        }
+        if self.stopping {
+            if !self.fetching && self.records == 0 && self.open.epoch == self.committed + 1 {
+                self.stopped = true;
+                effects.push(ShardEffect::Finished);
+            }
+            return;
+        }
+        if !self.fetching && now_us >= self.next_fetch_us {
+            self.fetching = true;
+            effects.push(ShardEffect::Fetch(self.position));
+        }
+    }
+
+    /// Everything there was has been read and has gone through the partitions.
+    fn is_at_rest(&self) -> bool {
+        self.caught_up && self.in_partitions == 0
+    }
+
+    fn report_quiet(&mut self, effects: &mut Vec<ShardEffect>) {
+        let all_committed = self.records == 0 && self.open.epoch == self.committed + 1;
+        let quiet = self.config.drain && self.is_at_rest() && all_committed && self.next_bound() == self.open.bound;
+        if quiet != self.quiet {
+            self.quiet = quiet;
+            effects.push(if quiet { ShardEffect::Quiet } else { ShardEffect::NotQuiet });
+        }
+    }
+}

@@ -2,6 +2,26 @@
 
 pub mod cli;
 pub mod clock;
+pub mod output;
+pub mod progress;
+pub mod settings;
+
+/// Streams to read from.
+pub mod stream {
+    mod batch;
+    mod catalog;
+    mod database;
+    pub mod embedded;
+    mod shard;
+}
+
+/// From bytes to rows: the event contract, decoding, SQL.
+pub mod engine {
+    pub mod contract;
+    pub mod decode;
+    pub mod event_time;
+    pub mod structure;
+}
 
 /// Rows, objects and tables on a local disk.
 pub mod store {
@@ -24,22 +44,7 @@ pub mod store {
     mod sqlite;
     mod staged;
 }
-pub mod output;
-pub mod progress;
-pub mod settings;
-/// Streams to read from.
-pub mod stream {
-    mod batch;
-    mod catalog;
-    mod database;
-    pub mod embedded;
-    mod shard;
-/// From bytes to rows: the event contract, decoding, SQL.
-pub mod engine {
-    pub mod contract;
-    pub mod decode;
-    pub mod event_time;
-    pub mod structure;
+
 /// The read side over a data directory, usable beside a running `run`.
 pub mod read {
     /// `audit`: the ledger's lines and what is wrong, one question a file.

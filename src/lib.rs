@@ -2,9 +2,27 @@
 
 pub mod cli;
 pub mod clock;
+pub mod demo_events;
 pub mod output;
 pub mod progress;
+pub mod run;
 pub mod settings;
+pub mod topology;
+
+/// Files as records: what `put` reads.
+pub mod input {
+    pub mod arrival;
+    mod batcher;
+    pub mod csv;
+    pub mod error;
+    pub mod json_path;
+    mod lines;
+    mod pace;
+    mod pipe;
+    pub mod put;
+    pub mod reader;
+    mod source;
+}
 
 /// Streams to read from.
 pub mod stream {

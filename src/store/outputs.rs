@@ -1,7 +1,7 @@
 //! Staged files and the one step that makes them visible: a rename.
 //!
-//! Owns: publication, its idempotence and its refusal of damage; the deletion of staged files that nobody names. Does not own: how
-//! the files are written (data_files, letters), who may publish (the commit machine, through its permit).
+//! Owns: publication, its idempotence and its refusal of damage; the deletion of staged files that nobody names. Does not own:
+//! how the files are written (data_files, letters), who may publish (the commit machine, through its permit).
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -139,8 +139,8 @@ impl DiskOutputs {
         }
     }
 
-    /// Deletes what earlier leases, or this lease's epochs up to the committed one, left and nobody names. Files that this lease is
-    /// writing now are out of reach, even for a call that comes late.
+    /// Deletes what earlier leases, or this lease's epochs up to the committed one, left and nobody names. Files that this
+    /// lease is writing now are out of reach, even for a call that comes late.
     fn discard_now(&self, (lease, epoch): (u64, u64), shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
         let folder = format!("{STAGED}/{}", paths::name(shard.as_str())?);
         let mut deleted = 0;

@@ -66,8 +66,8 @@ impl SqliteRows {
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
-    /// Opens beside a run, for reading; makes no database (SQLite's own `-wal` and `-shm` files beside it may appear). Updates are
-    /// refused.
+    /// Opens beside a run, for reading; makes no database (SQLite's own `-wal` and `-shm` files beside it may appear).
+    /// Updates are refused.
     pub fn open_read_only(home: &Home) -> Result<Self> {
         Self::read_only_at(&home.rows_path())
     }

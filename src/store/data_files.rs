@@ -285,11 +285,11 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(ProptestConfig::with_cases(8))]
         #[test]
         fn every_row_is_read_back_once_from_the_folder_of_its_own_hour(
-            batches in proptest::collection::vec(proptest::collection::vec(0i64..20 * HOUR_US, 0..40), 0..6),
-            open_files in 1usize..6,
+            batches in proptest::collection::vec(proptest::collection::vec(0i64..6 * HOUR_US, 0..20), 0..4),
+            open_files in 2usize..8,
         ) {
             let (_dir, home) = home();
             let mut data = begin(&home, OutputOptions { open_files, ..OutputOptions::default() });

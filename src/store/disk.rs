@@ -216,8 +216,8 @@ pub(crate) fn io_fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
     Fault::caused(Kind::Retry, format!("{doing} {path}"), error)
 }
 
-/// A failed sync: the kernel may have dropped the pages, so a second sync that succeeds proves nothing. What was written since the
-/// last commit must be written again.
+/// A failed sync: the kernel may have dropped the pages, so a second sync that succeeds proves nothing. What was written
+/// since the last commit must be written again.
 pub(crate) fn sync_fault(path: &Path, error: &io::Error) -> Fault {
     let message = format!(
         "could not make {} durable; it is not tried again on the same file: the work since the last commit is redone",

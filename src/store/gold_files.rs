@@ -4,7 +4,7 @@
 //! Owns: the bytes of a window's object, their replacement, the refusal of an older revision. Does not own: when a window is
 //! emitted (machines/gold), the columns of `gold_windows` (gold_windows).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
@@ -23,17 +23,19 @@ use super::row_file::{Format, RowFile};
 /// Row groups of an object, encoded.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
-/// The Gold files of one data directory. Cheap to clone.
+/// The Gold files of one data directory. Cheap to clone; a run has one and its clones.
 #[derive(Clone)]
 pub struct DiskGoldFiles {
     disk: Arc<Disk>,
     format: Format,
+    // One publication at a time: a late one of the generation before must not come between a newer one's look and its write.
+    turn: Arc<Mutex<()>>,
 }
 
 impl DiskGoldFiles {
     /// The Gold files of this directory, written in this format.
     pub fn new(home: &Home, format: Format) -> Self {
-        Self { disk: home.disk().clone(), format }
+        Self { disk: home.disk().clone(), format, turn: Arc::default() }
     }
 
     fn publish_now(&self, revision: u64, row: &WindowRow, content: &[u8]) -> Result<()> {
@@ -44,6 +46,7 @@ impl DiskGoldFiles {
         let window = paths::gold_window(table, start)?;
         let window_path = self.disk.path(&window, Kind::Bug)?;
         let bytes = gold_windows::encode(row)?;
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(visible) = disk::read(&window_path)? {
             let seen = gold_windows::revision(visible.into(), &window)?;
             if seen > row.revision {
@@ -168,6 +171,28 @@ mod tests {
         let fault = gold.publish_now(1, &row(1, &old), &old).expect_err("refused");
         assert_eq!(fault.kind(), Kind::Fenced);
         assert_eq!(std::fs::read(home.data().join(OBJECT)).expect("reads"), new);
+    }
+
+    #[test]
+    fn whoever_comes_in_whatever_order_the_newest_revision_stays_and_its_row_names_it() {
+        let (_dir, home) = home();
+        let gold = DiskGoldFiles::new(&home, Format::Ndjson);
+        let gold = &gold;
+        std::thread::scope(|scope| {
+            for by in 1..=4u64 {
+                scope.spawn(move || {
+                    for revision in (by..=20).step_by(4) {
+                        let bytes = format!("{revision}");
+                        let fault = gold.publish_now(revision, &row(revision, bytes.as_bytes()), bytes.as_bytes()).err();
+                        assert!(fault.as_ref().is_none_or(|fault| fault.kind() == Kind::Fenced), "{fault:?}");
+                    }
+                });
+            }
+        });
+        let object = home.data().join(OBJECT.replace(".parquet", ".ndjson"));
+        assert_eq!(std::fs::read(object).expect("reads"), b"20");
+        let said = parquet_rows(&home.data().join(WINDOW));
+        assert_eq!(said["revision"].as_primitive::<Int64Type>().value(0), 20);
     }
 
     #[test]

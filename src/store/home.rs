@@ -1,7 +1,7 @@
 //! The data directory: whose it is, what lies where, and that only one run works in it.
 //!
-//! Owns: the pipeline's identity on both sides (state and outputs), the run lock, the folders' names. Does not own: the contents of
-//! any folder (the other files here), the embedded stream's folder `stream/` (src/stream).
+//! Owns: the pipeline's identity on both sides (state and outputs), the run lock, the folders' names. Does not own: the
+//! contents of any folder (the other files here), the embedded stream's folder `stream/` (src/stream).
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
@@ -59,7 +59,8 @@ struct Holder {
 }
 
 impl Home {
-    /// Opens the directory, or makes it if there is nothing of a pipeline in it. Half of one, another's, or a newer format is refused.
+    /// Opens the directory, or makes it if there is nothing of a pipeline in it. Half of one, another's, or
+    /// a newer format is refused.
     pub fn open_or_create(data: &Path, pipeline_name: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         std::fs::create_dir_all(data).map_err(|error| disk::io_fault("making the data directory", data, &error))?;
         let disk = Arc::new(Disk::new(absolute(data)?, clock));

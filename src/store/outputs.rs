@@ -1,9 +1,10 @@
 //! Staged files and the one step that makes them visible: a rename.
 //!
-//! Owns: publication, its idempotence and its refusal of damage; the deletion of staged files that nobody names. Does not own: how
-//! the files are written (data_files, letters), who may publish (the commit machine, through its permit).
+//! Owns: publication, its idempotence and its refusal of damage; the deletion of staged files that nobody names. Does not own:
+//! how the files are written (data_files, letters), who may publish (the commit machine, through its permit).
 
-use std::path::Path;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -76,13 +77,18 @@ impl DiskOutputs {
             return Err(Fault::bug(format!("a file of epoch {} before its commit", output.epoch)));
         }
         let (staged, path) = self.places(output)?;
-        if disk::exists(&path)? {
+        if !disk::exists(&path)? && self.check_staged(&staged, output)? {
+            disk::parent(&path).and_then(|parent| self.disk.ensure_dir(parent))?;
+            std::fs::rename(&staged, &path).map_err(|error| disk::io_fault("publishing", &path, &error))?;
+        } else if disk::exists(&path)? {
+            // Looked for again: a late call of the generation before may have moved it between the two looks above.
             self.check_visible(&path, output)?;
             disk::remove(&staged)?;
         } else {
-            self.check_staged(&staged, output)?;
-            disk::parent(&path).and_then(|parent| self.disk.ensure_dir(parent))?;
-            std::fs::rename(&staged, &path).map_err(|error| disk::io_fault("publishing", &path, &error))?;
+            return Err(Fault::corrupt(format!(
+                "output_lost: {} was committed but is neither staged nor visible: restore it from a backup",
+                output.path
+            )));
         }
         // Also where it was visible already: the try that moved it may have died before its sync.
         disk::sync_dir(disk::parent(&path)?)?;
@@ -91,7 +97,7 @@ impl DiskOutputs {
     }
 
     /// Both places, only where staged files and this table's files may lie.
-    fn places(&self, output: &PendingOutput) -> Result<(std::path::PathBuf, std::path::PathBuf)> {
+    fn places(&self, output: &PendingOutput) -> Result<(PathBuf, PathBuf)> {
         let within = |key: &str, folder: &str| key.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'));
         if !within(&output.staged, STAGED) || !within(&output.path, staged::folder(output.class)) {
             let message =
@@ -112,31 +118,29 @@ impl DiskOutputs {
         }
     }
 
-    fn check_staged(&self, staged: &Path, output: &PendingOutput) -> Result<()> {
-        let found = match std::fs::metadata(staged) {
-            Ok(found) => found,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(Fault::corrupt(format!(
-                    "output_lost: {} was committed but is neither staged nor visible: restore it from a backup",
-                    output.path
-                )));
-            }
+    /// Is it there, whole?
+    fn check_staged(&self, staged: &Path, output: &PendingOutput) -> Result<bool> {
+        let len = match std::fs::metadata(staged) {
+            Ok(found) => found.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
             Err(error) => return Err(disk::io_fault("looking for", staged, &error)),
         };
         // What this process wrote and hashed itself is not read again; after a restart everything is.
-        let intact = found.len() == output.len
-            && (self.written.contains(&output.staged) || disk::hash_file(staged)? == Some((output.len, output.sha256.clone())));
-        match intact {
-            true => Ok(()),
-            false => Err(Fault::corrupt(format!(
+        if len == output.len && self.written.contains(&output.staged) {
+            return Ok(true);
+        }
+        match disk::hash_file(staged)? {
+            None => Ok(false),
+            Some((len, sha256)) if len == output.len && sha256 == output.sha256 => Ok(true),
+            Some(_) => Err(Fault::corrupt(format!(
                 "output_lost: the staged file of {} has other bytes than were committed: restore it from a backup",
                 output.path
             ))),
         }
     }
 
-    /// Deletes what earlier leases, or this lease's epochs up to the committed one, left and nobody names. Files that this lease is
-    /// writing now are out of reach, even for a call that comes late.
+    /// Deletes what earlier leases, or this lease's epochs up to the committed one, left and nobody names. Files that this
+    /// lease is writing now are out of reach, even for a call that comes late.
     fn discard_now(&self, (lease, epoch): (u64, u64), shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
         let folder = format!("{STAGED}/{}", paths::name(shard.as_str())?);
         let mut deleted = 0;
@@ -233,6 +237,24 @@ mod tests {
                 by.publish_now(1, output).expect("publishes");
             }
             assert_eq!(visible(&home).len(), 3);
+        }
+    }
+
+    #[test]
+    fn many_that_publish_the_same_file_at_once_never_call_it_lost() {
+        let (_dir, home) = home();
+        let outputs = outputs(&home);
+        for epoch in 1..20 {
+            let output = &staged(&outputs, 1, epoch)[0];
+            std::thread::scope(|scope| {
+                for _ in 0..4 {
+                    scope.spawn(|| {
+                        let fault = outputs.publish_now(epoch, output).err();
+                        assert!(fault.as_ref().is_none_or(|fault| fault.kind() == Kind::Retry), "{fault:?}");
+                    });
+                }
+            });
+            outputs.publish_now(epoch, output).expect("is there");
         }
     }
 

@@ -46,7 +46,7 @@ impl Format {
 pub(crate) enum RowFile<W: Write + Send> {
     Parquet(Box<ArrowWriter<W>>),
     Ndjson(Writer<W, LineDelimited>),
-    NdjsonGzip(Writer<GzEncoder<W>, LineDelimited>),
+    NdjsonGzip(Box<Writer<GzEncoder<W>, LineDelimited>>),
 }
 
 impl<W: Write + Send> RowFile<W> {
@@ -59,7 +59,7 @@ impl<W: Write + Send> RowFile<W> {
                 Self::Parquet(Box::new(writer.map_err(|error| parquet_fault(&error))?))
             }
             Format::Ndjson => Self::Ndjson(json(out)),
-            Format::NdjsonGzip => Self::NdjsonGzip(json(GzEncoder::new(out, Compression::fast()))),
+            Format::NdjsonGzip => Self::NdjsonGzip(Box::new(json(GzEncoder::new(out, Compression::fast())))),
         })
     }
 

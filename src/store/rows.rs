@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, params};
+use rusqlite::{Connection, OpenFlags, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
@@ -66,8 +66,8 @@ impl SqliteRows {
         Ok(Self { connection: Arc::new(Mutex::new(connection)) })
     }
 
-    /// Opens beside a run, for reading; makes no database (SQLite's own `-wal` and `-shm` files beside it may appear). Updates are
-    /// refused.
+    /// Opens beside a run, for reading; makes no database (SQLite's own `-wal` and `-shm` files beside it may appear).
+    /// Updates are refused.
     pub fn open_read_only(home: &Home) -> Result<Self> {
         Self::read_only_at(&home.rows_path())
     }
@@ -263,9 +263,7 @@ fn window_of(row: &rusqlite::Row<'_>) -> Result<WindowRow, Broken> {
 fn check_version(connection: &Connection, path: &Path) -> Result<i64> {
     let version = connection
         .query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))
-        .optional()
-        .map_err(|error| fault("opening the rows", &error))?
-        .unwrap_or_default();
+        .map_err(|error| fault("opening the rows", &error))?;
     match version <= SCHEMA_VERSION {
         true => Ok(version),
         false => Err(Fault::config(format!(
@@ -442,6 +440,18 @@ mod tests {
         assert_eq!(fault.kind(), Kind::Retry);
         other.execute_batch("ROLLBACK").expect("lets go");
         assert_eq!(rows.create_shard(&shard_row("a", 1, 0)).await.expect("asks"), Cas::Won);
+    }
+
+    #[test]
+    fn every_answer_waits_for_the_disk() {
+        let (_dir, rows) = rows();
+        let connection = rows.connection.lock().expect("free");
+        let pragma = |name| {
+            connection
+                .pragma_query_value(None, name, |row| row.get::<_, String>(0).or(row.get::<_, i64>(0).map(|n| n.to_string())))
+        };
+        assert_eq!(pragma("synchronous").expect("reads"), "2", "FULL");
+        assert_eq!(pragma("journal_mode").expect("reads"), "wal");
     }
 
     #[tokio::test]

@@ -47,7 +47,7 @@ const AFTER_HELP: &str = "Exit codes: 0 good, 1 the job found something wrong, 2
     Start with `sluicebox demo`; a pipeline of your own with `sluicebox init`.";
 
 /// What every verb takes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// The pipeline file; without one, config/local.toml, and if that is not there, the built-in pipeline
@@ -141,9 +141,19 @@ impl Context {
         Source::choose(self.global.config.as_deref())
     }
 
+    /// The arguments of `--set`.
+    pub fn sets(&self) -> &[String] {
+        &self.global.sets
+    }
+
     /// Folder of streams, state and tables; may not exist yet.
     pub fn data(&self) -> &Path {
         &self.global.data
+    }
+
+    /// The same over another data directory.
+    pub fn at(&self, data: PathBuf) -> Self {
+        Self { global: Global { data, ..self.global.clone() }, clock: self.clock.clone() }
     }
 
     /// The machine's clock.

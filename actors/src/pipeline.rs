@@ -32,7 +32,7 @@ use crate::shells::writer::WriterActor;
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with};
+use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with, turned};
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -353,12 +353,12 @@ impl Supervisor {
         tokio::pin!(ended);
         let exit = tokio::select! {
             exit = &mut ended => return Ok(exit),
-            _ = stop.wait_for(|stop| *stop) => {
+            () = turned(stop) => {
                 shard.tell(Stop);
                 drop(generation);
                 ended.await
             }
-            _ = finish.wait_for(|finish| *finish) => {
+            () = turned(finish) => {
                 shard.tell(Stop);
                 drop(generation);
                 ended.await

@@ -349,22 +349,17 @@ impl Supervisor {
         });
         let (generation, watch) = Generation::new(number);
         let shard = self.wire(taken, &generation)?;
+        // The watch waits until nobody holds the generation any more: from here on only its actors do.
+        drop(generation);
         let ended = watch.ended();
         tokio::pin!(ended);
-        let exit = tokio::select! {
+        tokio::select! {
+            biased;
             exit = &mut ended => return Ok(exit),
-            () = turned(stop) => {
-                shard.tell(Stop);
-                drop(generation);
-                ended.await
-            }
-            () = turned(finish) => {
-                shard.tell(Stop);
-                drop(generation);
-                ended.await
-            }
-        };
-        Ok(exit)
+            () = turned(stop) => shard.tell(Stop),
+            () = turned(finish) => shard.tell(Stop),
+        }
+        Ok(ended.await)
     }
 
     /// Builds the actors of one generation, downstream first: each needs the address of the next.

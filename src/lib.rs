@@ -24,5 +24,6 @@ pub mod stream {
     mod catalog;
     mod database;
     pub mod embedded;
+    mod routing;
     mod shard;
 }

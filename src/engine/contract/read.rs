@@ -16,6 +16,8 @@ use crate::engine::structure::text::Decimal;
 
 /// Schemas may repeat themselves through `$ref`; this many places in all is where it stops being a contract.
 const MOST_NODES: usize = 20_000;
+/// References inside references, at most.
+const LONGEST_CHAIN: usize = 200;
 /// DECIMAL(18, s) takes `multipleOf: 10^-s` up to here.
 const FINEST_SCALE: i64 = 9;
 
@@ -177,6 +179,9 @@ impl<'a> SchemaReader<'a> {
             pointer.filter(|pointer| !pointer.contains('%')).and_then(|pointer| Some((pointer, self.root.pointer(pointer)?)));
         match target {
             Some((pointer, target)) if !self.following.iter().any(|open| open == pointer) => {
+                if self.following.len() == LONGEST_CHAIN {
+                    return Err(ContractError::new(pointer, "more than 200 references lie inside each other", "refer less deep"));
+                }
                 self.following.push(pointer.to_owned());
                 let node = self.node(target, pointer, columns, top);
                 self.following.pop();

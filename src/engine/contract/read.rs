@@ -141,6 +141,11 @@ impl<'a> SchemaReader<'a> {
         if columns && !(top && !is_struct) {
             node.store = self.store(&node, is_struct);
         }
+        // Taking the digits into a DECIMAL column checks the unit; what else there is to check stays.
+        if let (Store::Decimal(..), Some(rules)) = (node.store, &mut node.number) {
+            rules.multiple_of = None;
+            node.number = node.number.filter(|rules| rules.any());
+        }
         Ok(node)
     }
 
@@ -251,8 +256,7 @@ impl<'a> SchemaReader<'a> {
             below: limit("exclusiveMaximum"),
             multiple_of: written("multipleOf").map(|number| (Decimal::parse(&number), number.parse().unwrap_or(f64::NAN))),
         };
-        let any = rules.minimum.or(rules.maximum).or(rules.above).or(rules.below).is_some() || rules.multiple_of.is_some();
-        any.then_some(rules)
+        rules.any().then_some(rules)
     }
 
     fn array_rules(&mut self, map: &'a Map<String, Value>, at: &str) -> Read<Option<ArrayRules>> {

@@ -121,6 +121,13 @@ pub(crate) struct NumberRules {
     pub(crate) multiple_of: Option<(Decimal, f64)>,
 }
 
+impl NumberRules {
+    /// Is there a rule at all?
+    pub(crate) fn any(&self) -> bool {
+        self.minimum.or(self.maximum).or(self.above).or(self.below).is_some() || self.multiple_of.is_some()
+    }
+}
+
 /// Rules for arrays.
 #[derive(Clone, Debug)]
 pub(crate) struct ArrayRules {

@@ -61,6 +61,13 @@ pub(crate) fn unescaped(token: Token, text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Is this what a string token says, escapes taken out?
+#[inline]
+pub(crate) fn is_named(token: Token, text: &str, name: &str) -> bool {
+    let plain = token.kind() != Kind::Escaped;
+    if plain { token.inside(text) == name } else { unescaped(token, text) == name }
+}
+
 /// Appends `.name`, or `["name"]` where the name is not an identifier.
 pub(crate) fn push_member(path: &mut String, name: &str) {
     let identifier = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');

@@ -133,7 +133,8 @@ impl Schemas {
             }
             9 | 10 => self.object(depth - 1),
             11 => {
-                json!({ "type": "array", "items": self.any(depth - 1), "minItems": self.dice.roll(2), "maxItems": 1 + self.dice.roll(3) })
+                let (fewest, most) = (self.dice.roll(2), 1 + self.dice.roll(3));
+                json!({ "type": "array", "items": self.any(depth - 1), "minItems": fewest, "maxItems": most })
             }
             _ => json!({ "anyOf": [self.any(depth - 1), { "type": "null" }] }),
         }
@@ -204,7 +205,8 @@ impl Schemas {
             4 => json!({ "if": a, "then": b, "else": c }),
             5 => json!({ "$ref": "#/$defs/y" }),
             6 => {
-                json!({ "type": "object", "properties": { "a": a }, "patternProperties": { "^[bc]$": b }, "additionalProperties": false })
+                let rules = json!({ "^[bc]$": b });
+                json!({ "type": "object", "properties": { "a": a }, "patternProperties": rules, "additionalProperties": false })
             }
             7 => json!({ "type": "object", "properties": { "a": a }, "additionalProperties": b }),
             8 => json!({ "type": "array", "uniqueItems": true, "prefixItems": [a], "items": b }),

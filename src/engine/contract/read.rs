@@ -346,7 +346,8 @@ fn refuse_reserved(name: &str, at: &str, top: bool) -> Read<()> {
     let reserved =
         if top { name.starts_with('_') || matches!(name, "event_time" | "window_start" | "window_end") } else { name == "_rest" };
     if reserved {
-        let message = format!("`{name}` is a column that sluicebox adds");
+        let message =
+            format!("the column name `{name}` belongs to sluicebox, as does every name that starts with `_` at the top");
         let remedy = "rename the member, or leave it undeclared and read it from `_rest`";
         return Err(ContractError::new(at, &message, remedy));
     }

@@ -1,6 +1,7 @@
 //! The compiled contract: what each value may be, and the column its content goes to.
 //!
-//! Owns: plain values that the checker and the builders walk. Does not own: how they come out of a schema (read), the walk (decode).
+//! Owns: plain values that the checker and the builders walk. Does not own: how they come out of a schema (read), the walk
+//! (decode).
 
 use regex::Regex;
 

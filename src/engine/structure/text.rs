@@ -277,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_number_is_worth_what_its_digits_say(whole in 0u64..1_000_000_000_000, fraction in 0u32..1_000_000, shift in -6i64..6) {
+        fn any_number_is_worth_its_digits(whole in 0u64..1_000_000_000_000, fraction in 0u32..1_000_000, shift in -6i64..6) {
             let written = format!("{whole}.{fraction:06}e{shift}");
             let expected = (u128::from(whole) * 1_000_000 + u128::from(fraction)) as i128;
             prop_assert_eq!(Decimal::parse(&written).cut_at(6 - shift), Some(expected));

@@ -31,7 +31,7 @@ impl Violation {
         Self { reason, message: message.into(), steps: Vec::new() }
     }
 
-    fn under(mut self, step: Step) -> Self {
+    fn under(mut self: Box<Self>, step: Step) -> Box<Self> {
         self.steps.push(step);
         self
     }
@@ -54,10 +54,10 @@ pub(crate) fn path<'a>(steps: impl Iterator<Item = &'a Step>) -> String {
     path
 }
 
-type Check = Result<(), Violation>;
+type Check = Result<(), Box<Violation>>;
 
 fn fail(reason: &'static str, message: impl Into<String>) -> Check {
-    Err(Violation::new(reason, message))
+    Err(Box::new(Violation::new(reason, message)))
 }
 
 /// One record under examination.
@@ -210,7 +210,7 @@ impl Checker<'_> {
                 }
                 None if rules.closed => {
                     let name = text::unescaped(self.tokens[key], self.text).into_owned();
-                    let violation = Violation::new("unknown_field", "the contract allows only declared members here");
+                    let violation = Box::new(Violation::new("unknown_field", "the contract allows only declared members here"));
                     return Err(violation.under(Step::Member(name)));
                 }
                 None if rules.rest.is_some() => self.row.undeclared.push(key as u32),
@@ -246,10 +246,10 @@ impl Checker<'_> {
         Some(index)
     }
 
-    fn missing(&self, rules: &ObjectRules, at: usize) -> Violation {
+    fn missing(&self, rules: &ObjectRules, at: usize) -> Box<Violation> {
         let present = |name: &str| find(self.tokens, self.text, at, name).is_some();
         let absent = rules.members.iter().find(|member| member.required && !present(&member.name));
-        let violation = Violation::new("missing_field", "the contract requires this member");
+        let violation = Box::new(Violation::new("missing_field", "the contract requires this member"));
         match absent {
             Some(member) => violation.under(Step::Member(member.name.clone())),
             None => violation,

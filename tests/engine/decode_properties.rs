@@ -45,7 +45,7 @@ fn spelled(value: Value, escape: bool) -> String {
             format!("\"{units}\"")
         }
         Value::Number(number) if escape && number.is_i64() => format!("{text}.0e0"),
-        _ => text,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => text,
     }
 }
 

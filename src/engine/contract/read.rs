@@ -138,7 +138,7 @@ impl<'a> SchemaReader<'a> {
         node.array = self.array_rules(map, at)?.map(Box::new);
         let is_struct = columns && has_properties && kinds.without(Kinds::NULL) == Kinds::OBJECT;
         node.object = self.object_rules(map, at, is_struct, top)?.map(Box::new);
-        if columns && !(top && !is_struct) {
+        if columns && (is_struct || !top) {
             node.store = self.store(&node, is_struct);
         }
         // Taking the digits into a DECIMAL column checks the unit; what else there is to check stays.

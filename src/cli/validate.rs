@@ -40,8 +40,8 @@ pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
 }
 
 /// CALL SITE for the engine: compiles contract, Silver and Gold, and returns the columns (table, column, type) to show. Errors
-/// inside SQL become `CliError::config(message, loaded.place_in("gold.0.sql", line, column), help)`. Until the engine stands here,
-/// the schema is only held to be JSON.
+/// inside SQL become `CliError::config(message, loaded.place_in("gold.0.sql", line, column), help)`. Until the engine stands
+/// here, the schema is only held to be JSON.
 fn compile(loaded: &Loaded) -> Result<Table, CliError> {
     let schema: Result<serde_json::Value, serde_json::Error> = serde_json::from_str(&loaded.schema);
     match schema {

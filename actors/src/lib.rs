@@ -4,11 +4,27 @@
 //! watched and fed; [`machines`] hold every decision; [`ports`] is the world; [`model`] is values and arithmetic. Each layer
 //! imports only what stands below it, and `tests/tidy.rs` of the root package holds it to that.
 
+pub mod pipeline;
+
+/// One thin actor each.
+pub mod shells {
+    pub mod commit;
+    pub mod dlq;
+    pub mod gold;
+    pub mod message;
+    pub mod partition;
+    pub mod shard;
+    pub mod writer;
+}
+
+pub mod history;
+
 /// Every decision, as plain synchronous structs.
 pub mod machines {
     pub mod barrier;
     pub mod breaker;
     pub mod commit;
+    pub mod gold;
     pub mod partition;
     pub mod restart;
     pub mod shard;
@@ -33,7 +49,9 @@ pub mod model {
 
 /// actix mechanics.
 pub mod toolkit {
+    pub mod board;
     pub mod credit;
     pub mod outlet;
+    pub mod pause;
     pub mod spawn;
 }

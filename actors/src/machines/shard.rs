@@ -104,6 +104,8 @@ pub enum ShardEvent {
     },
     /// Time has passed; with what the other shards have committed.
     Tick(Peers),
+    /// The process is asked to end: commit what has been read, then finish.
+    Stop,
 }
 
 /// What the shell has to do, in this order.
@@ -119,7 +121,7 @@ pub enum ShardEffect {
     Quiet,
     /// Like [`ShardEffect::Quiet`], but not any more.
     NotQuiet,
-    /// The shard has ended in the stream, and its last epoch is committed.
+    /// The shard has ended in the stream, or was told to stop, and its last epoch is committed.
     Finished,
     /// Stop the generation for this reason.
     Halt(Fault),
@@ -150,6 +152,7 @@ pub struct ShardMachine {
     ended: Option<Vec<ShardInfo>>,
     last_sealed: bool,
     quiet: bool,
+    stopping: bool,
     stopped: bool,
     breaker: Breaker,
     peers: Peers,
@@ -187,6 +190,7 @@ impl ShardMachine {
             ended: None,
             last_sealed: false,
             quiet: false,
+            stopping: false,
             stopped: false,
             breaker: Breaker::new(config.breaker),
             peers: Peers::default(),
@@ -242,6 +246,7 @@ impl ShardMachine {
             }
             ShardEvent::Committed { epoch } => self.committed = self.committed.max(epoch),
             ShardEvent::Tick(peers) => self.peers = peers,
+            ShardEvent::Stop => self.stopping = true,
         }
         if !self.stopped {
             self.seal_when_due(now_us, &mut effects);
@@ -316,6 +321,8 @@ impl ShardMachine {
         let at_rest = self.is_at_rest();
         let due = if self.ended.is_some() {
             self.in_partitions == 0
+        } else if self.stopping {
+            self.records > 0 && self.in_partitions == 0
         } else if self.records > 0 {
             self.bytes >= self.config.commit_size || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
         } else {
@@ -347,6 +354,13 @@ impl ShardMachine {
     fn fetch_when_due(&mut self, now_us: i64, effects: &mut Vec<ShardEffect>) {
         if self.last_sealed {
             if self.committed + 1 == self.open.epoch {
+                self.stopped = true;
+                effects.push(ShardEffect::Finished);
+            }
+            return;
+        }
+        if self.stopping {
+            if !self.fetching && self.records == 0 && self.open.epoch == self.committed + 1 {
                 self.stopped = true;
                 effects.push(ShardEffect::Finished);
             }

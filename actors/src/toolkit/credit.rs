@@ -66,6 +66,15 @@ impl Credit {
         self.bytes
     }
 
+    /// Takes in another claim, for a record larger than the fetch was planned for.
+    pub fn join(mut self, other: Credit) -> Self {
+        if let (Some(mine), Ok(theirs)) = (Arc::get_mut(&mut self.permit), Arc::try_unwrap(other.permit)) {
+            mine.merge(theirs);
+            self.bytes += other.bytes;
+        }
+        self
+    }
+
     /// Gives back what a fetch did not use. Only the sole holder can shrink; others keep the larger charge.
     pub fn shrink_to(mut self, bytes: usize) -> Self {
         let keep = bytes.max(CHARGE_MIN);

@@ -125,6 +125,20 @@ where
     A: Actor<Context = Context<A>>,
 {
     let (sender, receiver) = channel(capacity);
+    spawn_watched_with(place, generation, name, receiver, make);
+    Addr::new(sender)
+}
+
+/// Like [`spawn_watched`], for an actor whose mailbox exists already.
+pub fn spawn_watched_with<A>(
+    place: &Place,
+    generation: &Generation,
+    name: &'static str,
+    receiver: AddressReceiver<A>,
+    make: impl FnOnce() -> A + Send + 'static,
+) where
+    A: Actor<Context = Context<A>>,
+{
     let watcher = generation.clone();
     // Built on the actor's own thread: neither the actor nor its context has to be Send.
     let start = move || drop(actix::spawn(watched(receiver, make, watcher, name)));
@@ -136,7 +150,6 @@ where
             }
         }
     }
-    Addr::new(sender)
 }
 
 async fn watched<A>(receiver: AddressReceiver<A>, make: impl FnOnce() -> A + 'static, generation: Generation, name: &'static str)

@@ -1,0 +1,171 @@
+//! What was committed before: taking a shard over, and reading its chain of epochs back.
+//!
+//! Owns: the lease CAS, the publication of pending outputs at takeover, walking epoch objects. Does not own: new commits
+//! (machines/commit).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use crate::machines::commit::History;
+use crate::model::epoch::{EpochObject, Hash, ObjectRef};
+use crate::model::fault::{Fault, Result};
+use crate::model::position::ShardId;
+use crate::model::row::{ShardRow, ShardState};
+use crate::ports::{Blobs, Cas, CommitPermit, Outputs, Rows};
+
+/// Tries of the lease CAS against commits of a generation that is just ending.
+const TAKE_TRIES: u32 = 8;
+
+/// A shard that is ours now: the row under the new lease, and what its newest object says.
+#[derive(Debug)]
+pub struct Taken {
+    /// The row, lease raised.
+    pub row: ShardRow,
+    /// From its newest epoch object.
+    pub history: History,
+    /// Outputs that this takeover made visible or found visible.
+    pub published: usize,
+}
+
+/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new start.
+pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, shard: &ShardId, owner: &str) -> Result<Taken> {
+    let row = raise_lease(rows, shard, owner).await?;
+    let permit = CommitPermit::won(row.lease_epoch, row.epoch);
+    let (mut history, mut published) = (History::default(), 0);
+    if let Some(object) = &row.object {
+        let header = read(blobs, object).await?.header;
+        if header.epoch != row.epoch || header.shard != row.shard || header.to != row.position {
+            return Err(Fault::corrupt(format!("the newest epoch object of {shard} does not belong to its row: {}", object.key)));
+        }
+        for output in &header.pending {
+            outputs.publish(permit, output).await?;
+            published += 1;
+        }
+        history = History {
+            totals: header.totals,
+            ordinals: header.ordinals,
+            max_event_us: header.max_event_us,
+            last_arrival_us: header.last_arrival_us,
+        };
+    }
+    outputs.discard_staged(permit, shard, &[]).await?;
+    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher.
+    for key in blobs.list(&prefix(shard)).await? {
+        if epoch_of(&key).is_some_and(|epoch| epoch > row.epoch) {
+            blobs.delete(&key).await?;
+        }
+    }
+    Ok(Taken { row, history, published })
+}
+
+async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<ShardRow> {
+    for _ in 0..TAKE_TRIES {
+        let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
+        let mut taken = row.clone();
+        taken.lease_epoch += 1;
+        taken.owner = owner.to_owned();
+        taken.heartbeat += 1;
+        if taken.state == ShardState::Blocked {
+            taken.state = ShardState::Open;
+            taken.bound = opening_bound(rows, &row).await?;
+        }
+        match rows.update_shard(row.fence(), &taken).await {
+            Ok(Cas::Won) => return Ok(taken),
+            Ok(Cas::Lost) => {}
+            // Unknown: the row tells whether it was us.
+            Err(fault) => match rows.shard(shard).await? {
+                Some(now) if now == taken => return Ok(taken),
+                Some(now) if now.fence() == row.fence() => {
+                    tracing::debug!(%shard, %fault, "lease CAS did not arrive, trying again")
+                }
+                Some(_) | None => return Err(Fault::fenced(format!("{shard} was taken by somebody else"))),
+            },
+        }
+    }
+    Err(Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken")))
+}
+
+/// A child opens with the minimum of what its parents committed.
+async fn opening_bound(rows: &dyn Rows, row: &ShardRow) -> Result<crate::model::window::Bound> {
+    let mut bound = None;
+    for parent in &row.parents {
+        if let Some(parent) = rows.shard(parent).await? {
+            bound = Some(bound.map_or(parent.bound, |least: crate::model::window::Bound| least.min(parent.bound)));
+        }
+    }
+    Ok(bound.unwrap_or(row.bound).max(row.bound))
+}
+
+/// Reads an epoch object and holds it to its reference.
+pub async fn read(blobs: &dyn Blobs, object: &ObjectRef) -> Result<EpochObject> {
+    EpochObject::decode(&read_verified(blobs, object).await?)
+}
+
+/// Reads any object and holds it to its reference.
+pub async fn read_verified(blobs: &dyn Blobs, object: &ObjectRef) -> Result<Bytes> {
+    let data = blobs.get(&object.key).await?;
+    if data.len() as u64 != object.len || Hash::of(&data) != object.sha256 {
+        return Err(Fault::corrupt(format!("{} is not what its row says: length or SHA-256 differs", object.key)));
+    }
+    Ok(data)
+}
+
+/// One committed epoch.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// Its object.
+    pub object: ObjectRef,
+    /// The object itself.
+    pub epoch: EpochObject,
+}
+
+/// The committed epochs of a shard whose objects are not collected, newest first, down to (not including) `above`.
+pub async fn chain(blobs: &dyn Blobs, row: &ShardRow, above: u64) -> Result<Vec<Link>> {
+    let mut keys: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    for key in blobs.list(&prefix(&row.shard)).await? {
+        if let Some(epoch) = epoch_of(&key) {
+            keys.entry(epoch).or_default().push(key);
+        }
+    }
+    let mut links: Vec<Link> = Vec::new();
+    let Some(newest) = &row.object else { return Ok(links) };
+    let mut next = Some((newest.key.clone(), newest.sha256.clone()));
+    while let Some((key, sha256)) = next.take() {
+        let data = blobs.get(&key).await?;
+        if Hash::of(&data) != sha256 {
+            return Err(Fault::corrupt(format!("{key} is not the object that its successor names")));
+        }
+        let epoch = EpochObject::decode(&data)?;
+        let previous = epoch.header.previous.clone().filter(|_| epoch.header.epoch > above + 1);
+        let number = epoch.header.epoch;
+        links.push(Link { object: ObjectRef { key, len: data.len() as u64, sha256 }, epoch });
+        let Some(previous) = previous else { break };
+        let candidates = keys.get(&(number - 1)).cloned().unwrap_or_default();
+        next = match candidates.as_slice() {
+            [] => None, // collected; the ledger has its line
+            [only] => Some((only.clone(), previous)),
+            several => find(blobs, several, &previous).await?.map(|key| (key, previous)),
+        };
+    }
+    Ok(links)
+}
+
+async fn find(blobs: &dyn Blobs, keys: &[String], sha256: &Hash) -> Result<Option<String>> {
+    for key in keys {
+        if Hash::of(&blobs.get(key).await?) == *sha256 {
+            return Ok(Some(key.clone()));
+        }
+    }
+    Ok(None)
+}
+
+/// Prefix of a shard's epoch objects.
+pub fn prefix(shard: &ShardId) -> String {
+    format!("epochs/{shard}/")
+}
+
+/// The epoch number in an object's key.
+pub fn epoch_of(key: &str) -> Option<u64> {
+    key.rsplit('/').next()?.split('-').next()?.parse().ok()
+}

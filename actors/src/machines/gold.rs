@@ -1,0 +1,447 @@
+//! Gold: which window to emit next, from exactly which committed partials, and what may be collected.
+//!
+//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own: merging
+//! (engine), the row CAS and files (shells/gold).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::model::epoch::{EpochHeader, LedgerLine, ObjectRef, Segment};
+use crate::model::fault::{Fault, Result};
+use crate::model::position::{Position, ShardId};
+use crate::model::row::{ShardRow, ShardState, Vector, WindowRow, WindowStatus, WindowTotals};
+use crate::model::window::{Bound, Window};
+use crate::ports::GoldTable;
+
+/// Settings of Gold.
+#[derive(Clone, Debug)]
+pub struct GoldConfig {
+    /// Collect a shard's epoch objects when it has more than this many.
+    pub collect_after: usize,
+}
+
+/// One epoch's part of a window.
+#[derive(Clone, Debug)]
+struct Piece {
+    epoch: u64,
+    counts: WindowTotals,
+    segments: Vec<Segment>,
+}
+
+/// What is known of one shard.
+#[derive(Clone, Debug)]
+struct Lane {
+    row: ShardRow,
+    /// Epochs whose objects exist, by number.
+    epochs: BTreeMap<u64, Epoch>,
+}
+
+#[derive(Clone, Debug)]
+struct Epoch {
+    object: ObjectRef,
+    line: LedgerLine,
+    unpublished: bool,
+}
+
+/// What is known of one window.
+#[derive(Clone, Debug, Default)]
+struct WindowState {
+    row: Option<WindowRow>,
+    /// Lane → ordinal → piece, for ordinals above the base's.
+    pieces: BTreeMap<ShardId, BTreeMap<u64, Piece>>,
+    too_late: u64,
+}
+
+type WindowKey = (usize, i64);
+
+/// Partials to be read: an object and segments inside it.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// The epoch object.
+    pub object: ObjectRef,
+    /// Its segments.
+    pub segments: Vec<Segment>,
+}
+
+/// One thing to do. The shell does one at a time and reports the row that came of it.
+#[derive(Clone, Debug)]
+pub enum GoldWork {
+    /// Merge exactly these, finish, store the content, swap the row, publish.
+    Emit {
+        /// Index of the table.
+        table: usize,
+        /// What the row becomes; content, rows and overflow are filled in by the shell.
+        row: Box<WindowRow>,
+        /// The stored version the swap is conditional on.
+        expected: u64,
+        /// Partials beside the base.
+        loads: Vec<Load>,
+    },
+    /// Content and row exist: make them visible.
+    Publish {
+        /// Index of the table.
+        table: usize,
+        /// The row.
+        row: Box<WindowRow>,
+    },
+    /// Merge these into a new base and swap the row.
+    Rebase {
+        /// Index of the table.
+        table: usize,
+        /// What the row becomes; the base's object is filled in by the shell.
+        row: Box<WindowRow>,
+        /// The stored version the swap is conditional on.
+        expected: u64,
+        /// Partials beside the old base.
+        loads: Vec<Load>,
+        /// The vector the new base stands for, and its counts.
+        vector: Vector,
+        /// Counts up to that vector.
+        counts: WindowTotals,
+    },
+    /// Move these lines to the ledger, then delete the objects.
+    Collect {
+        /// Lines, consecutive epochs of one shard.
+        lines: Vec<LedgerLine>,
+        /// Keys of their objects.
+        keys: Vec<String>,
+        /// The shard.
+        shard: ShardId,
+        /// Last epoch of them.
+        through: u64,
+    },
+}
+
+/// The state machine of Gold.
+#[derive(Debug)]
+pub struct GoldMachine {
+    config: GoldConfig,
+    tables: Vec<GoldTable>,
+    lanes: BTreeMap<ShardId, Lane>,
+    windows: BTreeMap<WindowKey, WindowState>,
+    /// Windows that may need an emission: touched, or reached by a bound.
+    dirty: BTreeSet<WindowKey>,
+    draining: bool,
+}
+
+impl GoldMachine {
+    /// Knows nothing yet.
+    pub fn new(config: GoldConfig, tables: Vec<GoldTable>) -> Self {
+        let (lanes, windows, dirty) = Default::default();
+        Self { config, tables, lanes, windows, dirty, draining: false }
+    }
+
+    /// A window row as stored, at start.
+    pub fn know_window(&mut self, row: WindowRow) {
+        let Some(table) = self.table(&row.table) else { return };
+        let key = (table, row.start_us);
+        self.windows.entry(key).or_default().row = Some(row);
+        self.dirty.insert(key);
+    }
+
+    /// A shard as committed, at start or whenever its row is new.
+    pub fn know_shard(&mut self, row: ShardRow) {
+        let lane = self.lanes.entry(row.shard.clone()).or_insert_with(|| Lane { row: row.clone(), epochs: BTreeMap::new() });
+        if row.epoch >= lane.row.epoch {
+            lane.row = row;
+        }
+        // A bound may have passed any window's end.
+        self.dirty.extend(self.windows.keys().copied());
+    }
+
+    /// Last epoch known of a shard; 0 if none.
+    pub fn known_epoch(&self, shard: &ShardId) -> u64 {
+        self.lanes.get(shard).and_then(|lane| lane.epochs.keys().next_back()).copied().unwrap_or(0)
+    }
+
+    /// A committed epoch. To be given in order per shard.
+    pub fn know_epoch(&mut self, header: &EpochHeader, object: ObjectRef) -> Result<()> {
+        let Some(lane) = self.lanes.get_mut(&header.shard) else {
+            return Err(Fault::bug("an epoch of a shard that Gold does not know"));
+        };
+        if lane.epochs.contains_key(&header.epoch) {
+            return Ok(());
+        }
+        for older in lane.epochs.values_mut() {
+            older.unpublished &= header.pending.iter().any(|output| output.epoch == older.line.header.epoch);
+        }
+        let line = LedgerLine::of(header, object.sha256.clone());
+        lane.epochs.insert(header.epoch, Epoch { object, line, unpublished: !header.outputs.is_empty() });
+        let mut pieces: BTreeMap<(usize, i64, u64), Vec<Segment>> = BTreeMap::new();
+        for segment in &header.segments {
+            let table = self.tables.iter().position(|table| table.name.as_ref() == segment.table);
+            let Some(table) = table else { continue };
+            pieces.entry((table, segment.window_us, segment.ordinal)).or_default().push(segment.clone());
+        }
+        for counts in &header.windows {
+            let Some(table) = self.table(&counts.table) else { continue };
+            self.windows.entry((table, counts.window_us)).or_default().too_late += counts.too_late;
+        }
+        for ((table, start_us, ordinal), segments) in pieces {
+            let counts = header.windows.iter().find(|c| c.window_us == start_us && c.table == self.tables[table].name.as_ref());
+            let counts =
+                counts.map_or(WindowTotals::default(), |c| WindowTotals { on_time: c.on_time, late: c.late, too_late: 0 });
+            let state = self.windows.entry((table, start_us)).or_default();
+            let covered = state.row.as_ref().and_then(|row| row.base.as_ref()).and_then(|base| base.vector.get(&header.shard));
+            if covered.is_none_or(|covered| *covered < ordinal) {
+                let lane = state.pieces.entry(header.shard.clone()).or_default();
+                lane.insert(ordinal, Piece { epoch: header.epoch, counts, segments });
+            }
+            self.dirty.insert((table, start_us));
+        }
+        Ok(())
+    }
+
+    /// A row of ours was swapped in, or was found newer than ours.
+    pub fn row_stands(&mut self, row: WindowRow) {
+        let Some(table) = self.table(&row.table) else { return };
+        let key = (table, row.start_us);
+        let state = self.windows.entry(key).or_default();
+        if let Some(base) = &row.base {
+            for (shard, pieces) in &mut state.pieces {
+                let covered = base.vector.get(shard).copied().unwrap_or(0);
+                pieces.retain(|ordinal, _| *ordinal > covered);
+            }
+        }
+        state.row = Some(row);
+        self.dirty.insert(key);
+    }
+
+    /// Epoch objects are gone; their lines are in the ledger.
+    pub fn collected(&mut self, shard: &ShardId, through: u64) {
+        if let Some(lane) = self.lanes.get_mut(shard) {
+            lane.epochs.retain(|epoch, _| *epoch > through);
+        }
+    }
+
+    /// Everything is read and committed: emit what is left as it stands.
+    pub fn drain(&mut self) {
+        self.draining = true;
+        self.dirty.extend(self.windows.keys().copied());
+    }
+
+    fn table(&self, name: &str) -> Option<usize> {
+        self.tables.iter().position(|table| table.name.as_ref() == name)
+    }
+
+    /// The smallest committed bound of all live shards: no later epoch of any of them opens below it.
+    pub fn watermark(&self) -> Bound {
+        let live = self.lanes.values().filter(|lane| match lane.row.state {
+            ShardState::Open | ShardState::Blocked => true,
+            // Until its children's rows are known here, a drained parent stands for them.
+            ShardState::Drained => lane.row.children.iter().any(|child| !self.lanes.contains_key(child)),
+            ShardState::Retired => false,
+        });
+        live.map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)
+    }
+
+    /// The next thing to do; none = nothing until something is committed.
+    pub fn next_work(&mut self) -> Result<Option<GoldWork>> {
+        let watermark = self.watermark();
+        while let Some(key) = self.dirty.first().copied() {
+            if let Some(work) = self.window_work(key, watermark)? {
+                return Ok(Some(work));
+            }
+            self.dirty.remove(&key);
+        }
+        self.collection_work()
+    }
+
+    fn window_work(&self, key: WindowKey, watermark: Bound) -> Result<Option<GoldWork>> {
+        let (table, start_us) = key;
+        let Some(state) = self.windows.get(&key) else { return Ok(None) };
+        if let Some(row) = &state.row
+            && row.published < row.revision
+        {
+            return Ok(Some(GoldWork::Publish { table, row: Box::new(row.clone()) }));
+        }
+        let window = self.tables[table].windowing.starting(start_us);
+        let vector = self.vector(state)?;
+        if vector.is_empty() {
+            return Ok(None); // only too-late records: nothing was ever in it
+        }
+        let Some(status) = self.status(table, window, state, &vector, watermark) else { return Ok(None) };
+        let old = state.row.as_ref();
+        if old.is_some_and(|row| row.revision > 0 && row.vector == vector && row.status == status) {
+            return Ok(None);
+        }
+        if old.is_some_and(|row| row.status == WindowStatus::Sealed && row.vector != vector) {
+            return Err(Fault::bug(format!("a partial came for the sealed window {start_us} of {}", self.tables[table].name)));
+        }
+        let row = self.emission(table, window, state, vector, status, watermark);
+        let expected = old.map_or(0, |row| row.version);
+        Ok(Some(GoldWork::Emit { table, row: Box::new(row), expected, loads: self.loads(state)? }))
+    }
+
+    /// Everything committed for this window: the base's vector raised by the pieces above it, which must be contiguous.
+    fn vector(&self, state: &WindowState) -> Result<Vector> {
+        let mut vector =
+            state.row.as_ref().and_then(|row| row.base.as_ref()).map_or_else(Vector::new, |base| base.vector.clone());
+        for (shard, pieces) in &state.pieces {
+            let mut last = vector.get(shard).copied().unwrap_or(0);
+            for ordinal in pieces.keys() {
+                if *ordinal != last + 1 {
+                    return Err(Fault::corrupt(format!("partials of {shard}: ordinal {ordinal} follows {last}; one is missing")));
+                }
+                last = *ordinal;
+            }
+            if last > 0 {
+                vector.insert(shard.clone(), last);
+            }
+        }
+        Ok(vector)
+    }
+
+    fn status(
+        &self,
+        table: usize,
+        window: Window,
+        state: &WindowState,
+        vector: &Vector,
+        watermark: Bound,
+    ) -> Option<WindowStatus> {
+        let windowing = &self.tables[table].windowing;
+        let emitted = state.row.as_ref().filter(|row| row.revision > 0);
+        if windowing.is_sealed(window, watermark) {
+            return Some(WindowStatus::Sealed);
+        }
+        if windowing.is_closed(window, watermark) {
+            let revised = emitted.is_some_and(|row| match row.status {
+                WindowStatus::Closed => row.vector != *vector,
+                WindowStatus::Revised => true,
+                WindowStatus::Open | WindowStatus::Provisional | WindowStatus::Sealed | WindowStatus::Repaired => false,
+            });
+            return Some(if revised { WindowStatus::Revised } else { WindowStatus::Closed });
+        }
+        self.draining.then_some(WindowStatus::Open)
+    }
+
+    fn emission(
+        &self,
+        table: usize,
+        window: Window,
+        state: &WindowState,
+        vector: Vector,
+        status: WindowStatus,
+        watermark: Bound,
+    ) -> WindowRow {
+        let old = state.row.as_ref();
+        let mut counts = self.counts(state);
+        counts.too_late = state.too_late.max(old.map_or(0, |row| row.counts.too_late));
+        let mut sequences = old.map(|row| row.sequences.clone()).unwrap_or_default();
+        for (shard, pieces) in &state.pieces {
+            for piece in pieces.values() {
+                if let Some(header) = self.lanes.get(shard).and_then(|lane| lane.epochs.get(&piece.epoch)).map(|e| &e.line.header)
+                {
+                    widen(&mut sequences, shard, header.from, header.to);
+                }
+            }
+        }
+        let waits = !self.tables[table].windowing.is_closed(window, watermark);
+        let missing =
+            self.lanes.values().filter(|lane| waits && lane.row.state == ShardState::Open && lane.row.bound.0 < window.end_us);
+        let before = self.windows.range(..(table, window.start_us)).rev().take_while(|((t, _), _)| *t == table);
+        let before =
+            before.filter(|(_, state)| !state.pieces.is_empty() || state.row.as_ref().is_some_and(|row| !row.vector.is_empty()));
+        let empty_since = before.map(|((_, start), _)| self.tables[table].windowing.starting(*start).end_us).next();
+        WindowRow {
+            table: self.tables[table].name.to_string(),
+            start_us: window.start_us,
+            end_us: window.end_us,
+            version: old.map_or(0, |row| row.version) + 1,
+            revision: old.map_or(0, |row| row.revision) + 1,
+            status,
+            vector,
+            content: None,
+            rows: 0,
+            counts,
+            overflow: false,
+            missing: missing.map(|lane| lane.row.shard.clone()).collect(),
+            empty_since_us: empty_since.filter(|end| *end < window.start_us),
+            sequences,
+            published: old.map_or(0, |row| row.published),
+            base: old.and_then(|row| row.base.clone()),
+        }
+    }
+
+    fn counts(&self, state: &WindowState) -> WindowTotals {
+        let base = state.row.as_ref().and_then(|row| row.base.as_ref()).map_or(WindowTotals::default(), |base| base.counts);
+        state.pieces.values().flat_map(BTreeMap::values).fold(base, |mut sum, piece| {
+            sum.on_time += piece.counts.on_time;
+            sum.late += piece.counts.late;
+            sum
+        })
+    }
+
+    fn loads(&self, state: &WindowState) -> Result<Vec<Load>> {
+        let mut loads = Vec::new();
+        for (shard, pieces) in &state.pieces {
+            for piece in pieces.values() {
+                let epoch = self.lanes.get(shard).and_then(|lane| lane.epochs.get(&piece.epoch));
+                let object = epoch.map(|epoch| epoch.object.clone());
+                let object =
+                    object.ok_or_else(|| Fault::bug(format!("epoch {} of {shard} was collected too soon", piece.epoch)))?;
+                loads.push(Load { object, segments: piece.segments.clone() });
+            }
+        }
+        Ok(loads)
+    }
+
+    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output that
+    /// may not be visible yet.
+    fn collection_work(&self) -> Result<Option<GoldWork>> {
+        for (shard, lane) in &self.lanes {
+            if lane.epochs.len() <= self.config.collect_after {
+                continue;
+            }
+            let keep = (self.config.collect_after / 2).max(1);
+            let count = lane.epochs.len() - keep;
+            let old: Vec<(&u64, &Epoch)> = lane.epochs.iter().take(count).take_while(|(_, epoch)| !epoch.unpublished).collect();
+            let Some((through, _)) = old.last() else { continue };
+            let through = **through;
+            for (key, state) in &self.windows {
+                let covers = state.pieces.get(shard).is_some_and(|pieces| pieces.values().any(|piece| piece.epoch <= through));
+                if covers {
+                    return self.rebase(*key, state).map(Some);
+                }
+            }
+            return Ok(Some(GoldWork::Collect {
+                lines: old.iter().map(|(_, epoch)| epoch.line.clone()).collect(),
+                keys: old.iter().map(|(_, epoch)| epoch.object.key.clone()).collect(),
+                shard: shard.clone(),
+                through,
+            }));
+        }
+        Ok(None)
+    }
+
+    fn rebase(&self, key: WindowKey, state: &WindowState) -> Result<GoldWork> {
+        let (table, start_us) = key;
+        let window = self.tables[table].windowing.starting(start_us);
+        let vector = self.vector(state)?;
+        let old = state.row.as_ref();
+        let expected = old.map_or(0, |row| row.version);
+        let mut row = old.cloned().unwrap_or_else(|| WindowRow {
+            revision: 0,
+            status: WindowStatus::Open,
+            vector: Vector::new(),
+            ..self.emission(table, window, state, Vector::new(), WindowStatus::Open, self.watermark())
+        });
+        row.version = expected + 1;
+        let fresh = self.emission(table, window, state, vector.clone(), WindowStatus::Open, self.watermark());
+        row.sequences = fresh.sequences;
+        Ok(GoldWork::Rebase {
+            table,
+            row: Box::new(row),
+            expected,
+            loads: self.loads(state)?,
+            vector,
+            counts: self.counts(state),
+        })
+    }
+}
+
+fn widen(sequences: &mut BTreeMap<ShardId, (Position, Position)>, shard: &ShardId, from: Position, to: Position) {
+    let entry = sequences.entry(shard.clone()).or_insert((from, to));
+    entry.0 = entry.0.min(from);
+    entry.1 = entry.1.max(to);
+}

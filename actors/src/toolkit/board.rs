@@ -1,0 +1,129 @@
+//! What everybody in this process may look at: the live state of each shard.
+//!
+//! Owns: one entry per shard, written by its own generation and its supervisor. Does not own: truth. Nothing that changes a
+//! result is decided by it but the idle rule, whose bounds are committed ones.
+
+use dashmap::DashMap;
+
+use crate::machines::shard::Peers;
+use crate::model::ledger::Counts;
+use crate::model::position::{Position, ShardId};
+use crate::model::window::Bound;
+
+/// What a shard is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Life {
+    /// Takes the lease, publishes what is pending.
+    #[default]
+    Starting,
+    /// Reads.
+    Running,
+    /// Waits for its parents.
+    Blocked,
+    /// Pauses after a fault.
+    Restarting,
+    /// Failed too often; a person has to look.
+    Quarantined,
+    /// The breaker has tripped.
+    Tripped,
+    /// Read to its end, or told to stop.
+    Finished,
+}
+
+impl Life {
+    /// Its name in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Blocked => "blocked",
+            Self::Restarting => "restarting",
+            Self::Quarantined => "quarantined",
+            Self::Tripped => "tripped",
+            Self::Finished => "finished",
+        }
+    }
+}
+
+/// The live state of a shard.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// What it is doing.
+    pub life: Life,
+    /// Generations that failed.
+    pub restarts: u64,
+    /// The last fault, for people.
+    pub last_fault: Option<String>,
+    /// Last committed epoch.
+    pub epoch: u64,
+    /// Committed bound.
+    pub bound: Option<Bound>,
+    /// Committed position.
+    pub committed: Position,
+    /// Read position.
+    pub position: Position,
+    /// Read to its end with positive evidence.
+    pub idle: bool,
+    /// Had a record at some time.
+    pub had_records: bool,
+    /// Drained and everything committed.
+    pub quiet: bool,
+    /// Bytes in flight.
+    pub in_flight: usize,
+    /// How far the last record read lies behind the stream's clock, microseconds.
+    pub behind_us: Option<i64>,
+    /// Running totals as committed.
+    pub totals: Counts,
+    /// Records processed by this process, committed or not.
+    pub processed: u64,
+}
+
+/// All shards.
+#[derive(Debug, Default)]
+pub struct Board {
+    shards: DashMap<ShardId, Live>,
+}
+
+impl Board {
+    /// Changes one entry, made if missing.
+    pub fn update(&self, shard: &ShardId, change: impl FnOnce(&mut Live)) {
+        change(self.shards.entry(shard.clone()).or_default().value_mut());
+    }
+
+    /// A copy of one entry.
+    pub fn get(&self, shard: &ShardId) -> Option<Live> {
+        self.shards.get(shard).map(|live| live.clone())
+    }
+
+    /// A copy of all entries, by shard.
+    pub fn all(&self) -> Vec<(ShardId, Live)> {
+        let mut all: Vec<_> = self.shards.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// What the others have committed.
+    pub fn peers_of(&self, shard: &ShardId) -> Peers {
+        let mut peers = Peers::default();
+        for entry in self.shards.iter() {
+            let live = entry.value();
+            let Some(bound) = live.bound.filter(|_| entry.key() != shard && live.life != Life::Finished) else { continue };
+            if !live.idle {
+                peers.active = Some(peers.active.map_or(bound, |least| least.min(bound)));
+            }
+            if live.had_records {
+                peers.known = Some(peers.known.map_or(bound, |least| least.min(bound)));
+            }
+        }
+        peers
+    }
+
+    /// Have all shards drained, and those that never had a record followed the others?
+    pub fn all_quiet(&self) -> bool {
+        let all = self.all();
+        let busy = all.iter().any(|(_, live)| !live.quiet && live.life != Life::Finished);
+        let known = all.iter().filter(|(_, live)| live.had_records).filter_map(|(_, live)| live.bound).min();
+        let behind = all.iter().any(|(_, live)| !live.had_records && live.life != Life::Finished && live.bound < known);
+        !busy && !behind
+    }
+}

@@ -243,6 +243,14 @@ fn every_shipped_pipeline_loads() {
 }
 
 #[test]
+fn every_shipped_contract_and_statement_compiles() {
+    for path in shipped() {
+        let loaded = load(&Source::File(path.clone()), [], &[]).unwrap();
+        sluicebox::topology::compile(&loaded).map(|_| ()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+#[test]
 fn the_pipeline_in_the_readme_loads() {
     let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
     let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();

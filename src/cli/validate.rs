@@ -2,17 +2,19 @@
 //!
 //! Owns: the summary of a good pipeline. Does not own: the rules (settings, engine).
 
+use arrow::datatypes::SchemaRef;
 use clap::Args;
 
 use super::{CliError, Context, Exit};
-use crate::output::{Cell, Table};
+use crate::output::{Cell, Format, Table, human};
+use crate::settings::Settings;
 use crate::settings::load::Source;
-use crate::settings::{Loaded, Settings};
+use crate::topology;
 
 /// Flags of `validate`.
 #[derive(Debug, Args)]
 pub struct ValidateArgs {
-    /// Also prints every setting as it is in force, as JSON
+    /// Prints every setting as it is in force, as JSON, instead of the summary
     #[arg(long)]
     pub show: bool,
 }
@@ -20,37 +22,41 @@ pub struct ValidateArgs {
 /// Loads, compiles, summarises.
 pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
-    let columns = compile(&loaded)?;
+    let compiled = topology::compile(&loaded)?;
     let mut output = context.output();
     if args.show {
         let settings = serde_json::to_string_pretty(&loaded.settings).unwrap_or_else(|error| error.to_string());
         output.raw(settings.as_bytes())?;
         output.raw(b"\n")?;
+        return Ok(Exit::Good);
     }
-    output.table(&tables(&loaded.settings))?;
-    if !columns.is_empty() {
-        output.table(&columns)?;
+    // Programs get one table; people also get the overview.
+    if output.format() == Format::Table {
+        output.table(&tables(&loaded.settings))?;
+        output.note("")?;
+    }
+    let events = ("events".to_owned(), compiled.contract.schema());
+    output.table(&columns(std::iter::once(events).chain(compiled.schemas())))?;
+    if compiled.contract.is_general() {
+        output.note("\nthe schema goes beyond the columnar subset: every record is judged a second time, which is slower")?;
     }
     match &loaded.source {
-        Source::Builtin => output.note("good: the built-in pipeline (there is no config/local.toml here)")?,
-        Source::File(path) => output.note(&format!("good: {}", path.display()))?,
+        Source::Builtin => output.note("\ngood: the built-in pipeline (there is no config/local.toml here)")?,
+        Source::File(path) => output.note(&format!("\ngood: {}", path.display()))?,
     }
     output.note(&format!("fingerprint {}", loaded.fingerprint()))?;
     Ok(Exit::Good)
 }
 
-/// CALL SITE for the engine: compiles contract, Silver and Gold, and returns the columns (table, column, type) to show. Errors
-/// inside SQL become `CliError::config(message, loaded.place_in("gold.0.sql", line, column), help)`. Until the engine stands
-/// here, the schema is only held to be JSON.
-fn compile(loaded: &Loaded) -> Result<Table, CliError> {
-    let schema: Result<serde_json::Value, serde_json::Error> = serde_json::from_str(&loaded.schema);
-    match schema {
-        Ok(_) => Ok(Table::new(["table", "column", "type"])),
-        Err(error) => {
-            let message = format!("the event schema {} is not JSON: {error}", loaded.schema_origin);
-            Err(CliError::config(message, loaded.place_of("event.schema"), "correct the schema, or name another"))
+fn columns(schemas: impl IntoIterator<Item = (String, SchemaRef)>) -> Table {
+    let mut table = Table::new(["table", "column", "type", "nullable"]);
+    for (name, schema) in schemas {
+        for field in schema.fields() {
+            let kind = human::data_type(field.data_type());
+            table.row([name.as_str().into(), field.name().as_str().into(), kind.into(), field.is_nullable().into()]);
         }
     }
+    table
 }
 
 fn tables(settings: &Settings) -> Table {

@@ -17,6 +17,9 @@ pub const DEFAULT_FILE: &str = "config/local.toml";
 /// Text of the built-in pipeline: what runs when there is no file.
 pub const BUILTIN_PIPELINE: &str = include_str!("../../config/local.toml");
 
+/// Text of the reference: every key with its default.
+pub const REFERENCE: &str = include_str!("../../config/reference.toml");
+
 /// Text of the built-in pipeline's schema.
 pub const BUILTIN_SCHEMA: &str = include_str!("../../config/schemas/clickstream.schema.json");
 
@@ -102,14 +105,14 @@ impl Loaded {
         self.settings.fingerprint(&self.schema)
     }
 
-    /// Where a key stands (`gold.0.sql`), or the nearest table around it.
+    /// Where a key stands (`gold.0.sql` or `gold.<name>.sql`), or the nearest table around it.
     pub fn place_of(&self, key: &str) -> Place {
         self.tree.place_of(key)
     }
 
     /// Where a line and column (both from 1) inside a text value stand in the file: for errors inside SQL. Exact for values in
     /// triple quotes and for one-line values without escapes; values from an override answer with the override.
-    pub fn place_in(&self, key: &str, line: usize, column: usize) -> Place {
+    pub fn place_in(&self, key: &str, line: u64, column: u64) -> Place {
         let place = self.tree.place_of(key);
         let Place::Line { file, line: first_line, column: first_column } = &place else { return place };
         let opening = self.text.lines().nth(first_line - 1).unwrap_or_default();
@@ -119,6 +122,9 @@ impl Loaded {
             text if text.starts_with("\"\"\"") || text.starts_with("'''") => (0, first_column + 2),
             _ => (0, *first_column),
         };
+        // SQL parsers count from 1; what has no place (0) is named by the first line.
+        let to_usize = |n: u64| usize::try_from(n.max(1)).unwrap_or(1);
+        let (line, column) = (to_usize(line), to_usize(column));
         let offset = if line == 1 { skipped_columns } else { 0 };
         Place::Line { file: file.clone(), line: first_line + skipped_lines + line - 1, column: offset + column }
     }

@@ -162,7 +162,7 @@ impl Findings {
     }
 
     fn positive(&mut self, key: &str, value: Interval, example: &str) {
-        if value.as_us() <= 0 {
+        if value.us() <= 0 {
             self.add(
                 key,
                 format!("{value} is not a length of time to wait or to fill"),
@@ -172,7 +172,7 @@ impl Findings {
     }
 
     fn not_negative(&mut self, key: &str, value: Interval) {
-        if value.as_us() < 0 {
+        if value.us() < 0 {
             self.add(key, format!("{value} is negative"), "write \"0s\" or more");
         }
     }

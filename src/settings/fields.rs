@@ -88,14 +88,14 @@ pub enum TimeFormat {
     /// Nanoseconds since 1970; finer digits than microseconds are cut.
     EpochNs,
     /// A strftime pattern: `%Y-%m-%d %H:%M:%S%.f`. Without an offset in it, `time_zone` says which zone is meant.
-    Custom(String),
+    Pattern(String),
 }
 
 impl TimeFormat {
     /// Does the written time carry its own offset, so that `time_zone` has nothing to say?
     pub fn has_own_zone(&self) -> bool {
         match self {
-            Self::Custom(pattern) => ["%z", "%:z", "%::z", "%#z", "%+", "%s", "%Z"].iter().any(|mark| pattern.contains(mark)),
+            Self::Pattern(pattern) => ["%z", "%:z", "%::z", "%#z", "%+", "%s", "%Z"].iter().any(|mark| pattern.contains(mark)),
             Self::Rfc3339 | Self::EpochS | Self::EpochMs | Self::EpochUs | Self::EpochNs => true,
         }
     }
@@ -111,7 +111,7 @@ impl fmt::Display for TimeFormat {
             Self::EpochMs => "epoch_ms",
             Self::EpochUs => "epoch_us",
             Self::EpochNs => "epoch_ns",
-            Self::Custom(pattern) => pattern,
+            Self::Pattern(pattern) => pattern,
         })
     }
 }
@@ -133,7 +133,7 @@ impl FromStr for TimeFormat {
                         "`{pattern}` holds a % code that strftime does not have; write one such as \"%Y-%m-%d %H:%M:%S%.f\""
                     ));
                 }
-                Ok(Self::Custom(pattern.to_owned()))
+                Ok(Self::Pattern(pattern.to_owned()))
             }
             other => {
                 let hint = nearest(other, FORMATS).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
@@ -222,11 +222,11 @@ mod tests {
     #[test]
     fn a_time_format_is_a_name_or_a_pattern_that_exists() {
         assert_eq!("epoch_ms".parse(), Ok(TimeFormat::EpochMs));
-        assert!(matches!("%Y-%m-%d %H:%M:%S%.f".parse(), Ok(TimeFormat::Custom(_))));
+        assert!(matches!("%Y-%m-%d %H:%M:%S%.f".parse(), Ok(TimeFormat::Pattern(_))));
         assert!("epoch_m".parse::<TimeFormat>().expect_err("unknown").contains("did you mean `epoch_ms`"));
         assert!("%Y-%Q".parse::<TimeFormat>().expect_err("broken").contains("strftime"));
-        assert!(TimeFormat::Custom("%Y%z".into()).has_own_zone());
-        assert!(!TimeFormat::Custom("%Y".into()).has_own_zone());
+        assert!(TimeFormat::Pattern("%Y%z".into()).has_own_zone());
+        assert!(!TimeFormat::Pattern("%Y".into()).has_own_zone());
     }
 
     #[test]

@@ -112,7 +112,7 @@ impl Loaded {
 
     /// Where a line and column (both from 1) inside a text value stand in the file: for errors inside SQL. Exact for values in
     /// triple quotes and for one-line values without escapes; values from an override answer with the override.
-    pub fn place_in(&self, key: &str, line: u64, column: u64) -> Place {
+    pub fn place_in(&self, key: &str, line: usize, column: usize) -> Place {
         let place = self.tree.place_of(key);
         let Place::Line { file, line: first_line, column: first_column } = &place else { return place };
         let opening = self.text.lines().nth(first_line - 1).unwrap_or_default();
@@ -123,8 +123,7 @@ impl Loaded {
             _ => (0, *first_column),
         };
         // SQL parsers count from 1; what has no place (0) is named by the first line.
-        let to_usize = |n: u64| usize::try_from(n.max(1)).unwrap_or(1);
-        let (line, column) = (to_usize(line), to_usize(column));
+        let (line, column) = (line.max(1), column.max(1));
         let offset = if line == 1 { skipped_columns } else { 0 };
         Place::Line { file: file.clone(), line: first_line + skipped_lines + line - 1, column: offset + column }
     }

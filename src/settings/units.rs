@@ -31,7 +31,7 @@ impl Interval {
     }
 
     /// In microseconds.
-    pub const fn as_us(self) -> i64 {
+    pub const fn us(self) -> i64 {
         self.0
     }
 

@@ -1,6 +1,6 @@
 //! The command line: verbs, global flags, and the dispatch to one function per verb.
 //!
-//! Owns: what every verb shares (context, colours, exit). Does not own: what a verb does (cli/<verb>), how an error reads
+//! Owns: what every verb shares (context, colours, exit). Does not own: what a verb does (a file per verb), how an error reads
 //! (cli/error), logs (cli/logs).
 
 use std::io::IsTerminal;
@@ -106,7 +106,7 @@ pub enum Verb {
     Run(run::RunArgs),
     /// Makes a stream, runs the built-in pipeline over it, audits it and shows Gold
     Demo(demo::DemoArgs),
-    /// Runs SQL over the tables bronze, silver, gold_<name>, gold_windows, ledger and dlq
+    /// Runs SQL over the tables bronze, silver, gold_NAME, gold_windows, ledger and dlq
     Query(query::QueryArgs),
     /// Shows a Gold table's windows and rows
     Gold(gold::GoldArgs),

@@ -30,6 +30,7 @@ pub mod stream {
     mod catalog;
     mod database;
     pub mod embedded;
+    mod routing;
     mod shard;
 }
 

@@ -23,7 +23,7 @@ pub enum DlqVerb {
 /// Flags of `dlq ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// Only letters of this stage: decode, contract, time, silver, gold:<table>
+    /// Only letters of this stage: decode, contract, time, silver, gold:TABLE
     #[arg(long, value_name = "STAGE")]
     pub stage: Option<String>,
     /// Only letters with this reason code

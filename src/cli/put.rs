@@ -40,7 +40,7 @@ pub struct PutArgs {
     /// Arrival time of each record: `now`, `event` (its event time), or the path of the member that holds it
     #[arg(long, value_name = "FIELD|event|now", default_value = "now")]
     pub arrival: Arrival,
-    /// Member that the partition key is taken from, instead of [event] partition_key
+    /// Member that the partition key is taken from, instead of event.partition_key
     #[arg(long, value_name = "PATH")]
     pub partition_key: Option<FieldPath>,
 }

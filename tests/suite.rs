@@ -1,1 +1,5 @@
-
+mod read {
+    mod queries;
+    mod support;
+    mod teeth;
+}

@@ -4,6 +4,7 @@
 //! the later checks need. Does not own: files (outputs), records (records), windows (gold).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -23,7 +24,7 @@ const RESTORE: &str = "restore the state directory from a backup of the same mom
 const COUNTERS: &str = "counters of the epoch objects";
 
 /// One epoch's slice and the bound that judged it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cut {
     /// Epoch.
     pub epoch: u64,
@@ -33,6 +34,8 @@ pub struct Cut {
     pub to: Position,
     /// The judge of lateness.
     pub bound: Bound,
+    /// Fingerprint of the configuration that made it.
+    pub fingerprint: Arc<str>,
 }
 
 /// One epoch's records for one window.
@@ -120,11 +123,11 @@ impl<'a> EpochWalk<'a> {
         report.find(Finding::error(what, RESTORE).at(&self.row.shard, epoch));
     }
 
-    /// The next older epoch.
-    pub fn link(&mut self, link: &Link, report: &mut Report) -> Result<()> {
+    /// The next older epoch; `named` says that its successor names it by its hash.
+    pub fn link(&mut self, link: &Link, named: bool, report: &mut Report) {
         let header = link.header();
         let wrong = |what: &str| Finding::error(what, RESTORE).at(&self.row.shard, header.epoch);
-        self.seen += 1;
+        self.seen += u64::from(named);
         match &self.newer {
             None => {
                 self.pending = header.pending.clone();
@@ -150,7 +153,6 @@ impl<'a> EpochWalk<'a> {
         self.partials(link, report);
         self.remember(header);
         self.newer = Some(slim(header));
-        Ok(())
     }
 
     fn against_row(&self, link: &Link) -> Vec<Finding> {
@@ -178,7 +180,10 @@ impl<'a> EpochWalk<'a> {
         let mut out = Vec::new();
         let mut wrong = |what: &str| out.push(Finding::error(what, RESTORE).at(&self.row.shard, newer.epoch));
         if newer.epoch != header.epoch + 1 {
-            wrong("its number does not follow its predecessor's");
+            // Across a hole, which was reported, nothing follows.
+            if !self.facts.broken {
+                wrong("its number does not follow its predecessor's");
+            }
         } else {
             if newer.from != header.to {
                 wrong("it does not begin where its predecessor ended: records are missing or counted twice");
@@ -242,7 +247,10 @@ impl<'a> EpochWalk<'a> {
 
     fn remember(&mut self, header: &EpochHeader) {
         let (epoch, from, to) = (header.epoch, header.from, header.to);
-        self.facts.cuts.push(Cut { epoch, from, to, bound: header.bound_opened });
+        // Neighbours mostly share their configuration.
+        let last = self.facts.cuts.last().map(|cut| cut.fingerprint.clone());
+        let fingerprint = last.filter(|last| **last == header.fingerprint).unwrap_or_else(|| header.fingerprint.as_str().into());
+        self.facts.cuts.push(Cut { epoch, from, to, bound: header.bound_opened, fingerprint });
         for window in &header.windows {
             let key = (window.table.clone(), window.window_us);
             if window.too_late > 0 {
@@ -260,7 +268,7 @@ impl<'a> EpochWalk<'a> {
 
     /// Ends the walk: line (8) and the ordinals.
     pub fn close(mut self, report: &mut Report) -> ShardFacts {
-        let says = "epochs that the chain reaches = epochs that the row counts";
+        let says = "epochs that the chain names and holds = epochs that the row counts";
         report.add(8, &self.scope, says, self.seen, self.row.epoch, "epoch objects and ledger lines");
         if self.seen != self.row.epoch {
             self.facts.broken = true;

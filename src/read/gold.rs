@@ -14,8 +14,8 @@ use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::row::WindowRow;
 
 use super::files;
-use super::query::{Answer, blocking};
-use super::sources::{Sources, cannot_read, folders, hour_folder, segment, time_text, visible};
+use super::query::Answer;
+use super::sources::{Sources, blocking, cannot_read, folders, hour_folder, segment, time_text, visible};
 
 /// A window that is being replaced is looked at this often.
 const LOOKS: u32 = 5;

@@ -4,6 +4,7 @@
 //! between listing and opening. Does not own: reading single files (files), printing (output).
 
 use std::panic::AssertUnwindSafe;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -19,7 +20,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 
 use super::letter_rows::timestamp;
-use super::sources::{Sources, Visible, folders, segment, unescaped, visible};
+use super::sources::{Sources, Visible, blocking, cannot_read, folders, segment, unescaped, visible};
 use super::table::{Content, FileTable, LedgerTable, fault_of};
 use super::{files, letter_rows};
 
@@ -166,8 +167,7 @@ impl Catalog {
             return add(Arc::new(FileTable::new(sources(), folder, Content::Rows, &schema, &HOURS, PARTS)));
         }
         // These files never change, so DataFusion's own reader may skip row groups and pages in them.
-        let url = format!("{}/", self.sources.data.join(&folder).display());
-        let url = ListingTableUrl::parse(&url).map_err(|error| Attempt::of(&error))?;
+        let url = ListingTableUrl::parse(folder_url(&self.sources.data.join(&folder))?).map_err(|error| Attempt::of(&error))?;
         let options = ListingOptions::new(Arc::new(ParquetFormat::default().with_force_view_types(false)))
             .with_file_extension(".parquet")
             .with_table_partition_cols(HOURS.map(|key| (key.to_owned(), DataType::Utf8)).to_vec());
@@ -203,6 +203,21 @@ impl Catalog {
         })
         .await
     }
+}
+
+/// A folder as a URL, so that no character of its path is taken for a pattern.
+fn folder_url(folder: &Path) -> Result<String> {
+    let folder = std::path::absolute(folder).map_err(|error| cannot_read(&folder.to_string_lossy(), &error))?;
+    let mut url = "file://".to_owned();
+    for part in folder.components() {
+        if let Component::Normal(part) = part {
+            let part = part.to_str().ok_or_else(|| Fault::config("the data directory's path is not UTF-8"))?;
+            url.push('/');
+            url += &segment(part);
+        }
+    }
+    url.push('/');
+    Ok(url)
 }
 
 /// What a table without files and without a given schema has at least.
@@ -262,21 +277,22 @@ impl Attempt {
             return fault.clone().into();
         }
         let plain = |kind, what: &str| Self::Failed(Fault::new(kind, format!("{what}: {}", error.strip_backtrace())));
-        match error.find_root() {
-            DataFusionError::ObjectStore(inner) => match inner.as_ref() {
-                datafusion::object_store::Error::NotFound { .. } => Self::Vanished,
-                _ => plain(Kind::Retry, "read files"),
-            },
-            DataFusionError::IoError(inner) if inner.kind() == std::io::ErrorKind::NotFound => Self::Vanished,
-            DataFusionError::IoError(_) => plain(Kind::Retry, "read files"),
-            DataFusionError::ParquetError(_) => plain(Kind::Corrupt, "a file is damaged (`audit` names it)"),
-            DataFusionError::ResourcesExhausted(_) => plain(Kind::Config, "the query needs more memory than it may take"),
-            _ => plain(Kind::Config, "the query"),
+        // Their enums grow with every version: everything that is not singled out is the statement's fault.
+        let root = error.find_root();
+        if let DataFusionError::ObjectStore(inner) = root {
+            let gone = matches!(inner.as_ref(), datafusion::object_store::Error::NotFound { .. });
+            return if gone { Self::Vanished } else { plain(Kind::Retry, "read files") };
         }
+        if let DataFusionError::IoError(inner) = root {
+            let gone = inner.kind() == std::io::ErrorKind::NotFound;
+            return if gone { Self::Vanished } else { plain(Kind::Retry, "read files") };
+        }
+        if matches!(root, DataFusionError::ParquetError(_)) {
+            return plain(Kind::Corrupt, "a file is damaged (`audit` names it)");
+        }
+        if matches!(root, DataFusionError::ResourcesExhausted(_)) {
+            return plain(Kind::Config, "the query needs more memory than it may take");
+        }
+        plain(Kind::Config, "the query")
     }
-}
-
-/// Runs file work on a thread that may wait.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::caused(Kind::Bug, "a reader thread", &error))?
 }

@@ -128,6 +128,11 @@ pub fn time_text(at_us: i64) -> String {
     }
 }
 
+/// Runs file work on a thread that may wait.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::caused(Kind::Bug, "a reader thread", &error))?
+}
+
 /// A fault of the file system on the read side: the reader may try again.
 pub fn cannot_read(place: &str, error: &io::Error) -> Fault {
     Fault::caused(Kind::Retry, format!("read {place}; check that the path exists and may be read"), error)

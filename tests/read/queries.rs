@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema};
-use arrow::util::pretty::pretty_format_batches;
 use futures_util::TryStreamExt;
 use sluicebox::read::gold::{self, Range};
 use sluicebox::read::query::Catalog;
@@ -78,6 +77,18 @@ async fn a_filter_on_the_day_opens_no_file_of_another_day() {
         let fault = failure(&catalog, &format!("SELECT * FROM {table}")).await;
         assert_eq!(fault.kind(), Kind::Corrupt, "{table}: {fault}");
     }
+}
+
+#[tokio::test]
+async fn files_below_a_further_partition_folder_are_read_too() {
+    let world = World::build().await;
+    let hour = world.data().join("silver/dt=2026-01-06/hour=00");
+    std::fs::create_dir(hour.join("country=DE")).unwrap();
+    let name = "shardId-0-0000000003-s.parquet";
+    std::fs::rename(hour.join(name), hour.join("country=DE").join(name)).unwrap();
+    let catalog = Catalog::new(world.sources(), Vec::new());
+    assert_eq!(one(&catalog, "SELECT count(*) FROM silver").await, 80);
+    assert_eq!(one(&catalog, "SELECT count(*) FROM silver WHERE dt = '2026-01-06' AND hour = '00'").await, 18);
 }
 
 #[tokio::test]
@@ -207,7 +218,7 @@ async fn shards_join_rows_newest_epochs_and_the_status_of_the_run() {
     RunStatus { shards: vec![shard], ..Default::default() }.write(world.data()).unwrap();
     let views = shards::view(&world.sources(), None).await.unwrap();
     let batch = shards::batch(&views).unwrap();
-    println!("{}", pretty_format_batches(std::slice::from_ref(&batch)).unwrap());
+    assert_eq!(batch.column_by_name("bound").unwrap().as_ref(), times(vec![views[0].bound_us.unwrap(); 2]).as_ref());
     assert_eq!(views.iter().map(|view| view.restarts).collect::<Vec<_>>(), [None, Some(3)]);
     assert_eq!(views[0].received, Some(48));
     assert_eq!((views[0].epoch, views[0].state), (4, "open"));

@@ -1,16 +1,14 @@
 //! A finished run in miniature, in the real formats: Parquet, NDJSON, epoch objects, Gold with its rows.
 //!
-//! Owns: in-memory ports, a toy engine, the making of the directory. Does not own: any expectation.
+//! Owns: the making of the directory. Does not own: the ports (ports), any expectation.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, AsArray, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
-use arrow::datatypes::Int64Type;
-use async_trait::async_trait;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
@@ -18,203 +16,26 @@ use sluicebox::read::sources::{Sources, hour_folder};
 use sluicebox_actors::model::epoch::{
     EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput, SegmentBody, WindowCounts, encode,
 };
-use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::ledger::{Counts, GoldCounts};
 use sluicebox_actors::model::letter::{Letter, Postmark, Rejection, Stage};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
-use sluicebox_actors::model::record::{RawRecord, RawSlice};
-use sluicebox_actors::model::row::{Fence, ShardRow, ShardState, WindowRow, WindowStatus, WindowTotals};
+use sluicebox_actors::model::record::RawRecord;
+use sluicebox_actors::model::row::{ShardRow, ShardState, WindowRow, WindowStatus, WindowTotals};
 use sluicebox_actors::model::states;
-use sluicebox_actors::model::window::{Bound, HOUR_US, Verdict, Window, Windowing};
-use sluicebox_actors::ports::{
-    Blobs, Cas, Decoded, Engine, Finished, GoldFiles, GoldTable, LedgerFiles, Partial, PartitionEngine, Rows, WindowPermit,
-};
+use sluicebox_actors::model::window::{Bound, HOUR_US, Verdict, Window};
+use sluicebox_actors::ports::{Blobs, Engine, LedgerFiles, Rows};
+
+use super::ports::{MemoryBlobs, MemoryLedger, MemoryRows, ToyEngine};
 
 /// 2026-01-05T22:00:00Z: the run goes over midnight.
-pub const TEN: i64 = 1_767_650_400_000_000;
-pub const TABLE: &str = "by_kind";
+pub(super) const TEN: i64 = 1_767_650_400_000_000;
+pub(super) const TABLE: &str = "by_kind";
 const MINUTE: i64 = 60_000_000;
-
-// ---------------------------------------------------------------- ports
-
-#[derive(Default)]
-pub struct MemoryRows {
-    pub shards: Mutex<BTreeMap<ShardId, ShardRow>>,
-    pub windows: Mutex<BTreeMap<(String, i64), WindowRow>>,
-}
-
-#[async_trait]
-impl Rows for MemoryRows {
-    async fn shards(&self) -> Result<Vec<ShardRow>> {
-        Ok(self.shards.lock().unwrap().values().cloned().collect())
-    }
-    async fn shard(&self, shard: &ShardId) -> Result<Option<ShardRow>> {
-        Ok(self.shards.lock().unwrap().get(shard).cloned())
-    }
-    async fn create_shard(&self, row: &ShardRow) -> Result<Cas> {
-        self.shards.lock().unwrap().insert(row.shard.clone(), row.clone());
-        Ok(Cas::Won)
-    }
-    async fn update_shard(&self, _: Fence, row: &ShardRow) -> Result<Cas> {
-        self.create_shard(row).await
-    }
-    async fn windows(&self, table: &str) -> Result<Vec<WindowRow>> {
-        Ok(self.windows.lock().unwrap().values().filter(|row| row.table == table).cloned().collect())
-    }
-    async fn window(&self, table: &str, start_us: i64) -> Result<Option<WindowRow>> {
-        Ok(self.windows.lock().unwrap().get(&(table.to_owned(), start_us)).cloned())
-    }
-    async fn update_window(&self, _: u64, row: &WindowRow) -> Result<Cas> {
-        self.windows.lock().unwrap().insert((row.table.clone(), row.start_us), row.clone());
-        Ok(Cas::Won)
-    }
-}
-
-#[derive(Default)]
-pub struct MemoryBlobs(Mutex<BTreeMap<String, Bytes>>);
-
-#[async_trait]
-impl Blobs for MemoryBlobs {
-    async fn put(&self, key: &str, data: Bytes) -> Result<()> {
-        self.0.lock().unwrap().insert(key.to_owned(), data);
-        Ok(())
-    }
-    async fn get(&self, key: &str) -> Result<Bytes> {
-        self.0.lock().unwrap().get(key).cloned().ok_or_else(|| Fault::corrupt(format!("{key} is missing")))
-    }
-    async fn list(&self, prefix: &str) -> Result<Vec<String>> {
-        Ok(self.0.lock().unwrap().keys().filter(|key| key.starts_with(prefix)).cloned().collect())
-    }
-    async fn delete(&self, key: &str) -> Result<()> {
-        self.0.lock().unwrap().remove(key);
-        Ok(())
-    }
-}
-
-#[derive(Default)]
-pub struct MemoryLedger(Mutex<Vec<LedgerLine>>);
-
-#[async_trait]
-impl LedgerFiles for MemoryLedger {
-    async fn append(&self, lines: &[LedgerLine]) -> Result<()> {
-        // Through JSON, as the files do it.
-        let lines = lines.iter().map(|line| serde_json::from_str(&serde_json::to_string(line).unwrap()).unwrap());
-        self.0.lock().unwrap().extend(lines);
-        Ok(())
-    }
-    async fn lines(&self, shard: &ShardId) -> Result<Vec<LedgerLine>> {
-        Ok(self.0.lock().unwrap().iter().filter(|line| line.header.shard == *shard).cloned().collect())
-    }
-}
-
-// ---------------------------------------------------------------- engine
-
-/// `SELECT eventKind, count(*) AS events, sum(value) AS total FROM silver WHERE value >= 0 GROUP BY eventKind`.
-pub struct ToyEngine(Vec<GoldTable>);
-
-impl ToyEngine {
-    pub fn new() -> Self {
-        Self(vec![GoldTable { name: TABLE.into(), windowing: Windowing { size_us: HOUR_US, lateness_us: HOUR_US } }])
-    }
-}
-
-type Groups = BTreeMap<String, (i64, i64)>;
-
-fn to_states(groups: &Groups) -> RecordBatch {
-    let text = |of: fn((&String, &(i64, i64))) -> String| -> ArrayRef {
-        Arc::new(groups.iter().map(|group| Some(of(group))).collect::<StringArray>())
-    };
-    let number = |of: fn(&(i64, i64)) -> i64| -> ArrayRef { Arc::new(Int64Array::from_iter_values(groups.values().map(of))) };
-    RecordBatch::try_from_iter([
-        ("eventKind", text(|(kind, _)| kind.clone())),
-        ("total", number(|group| group.1)),
-        ("__rows", number(|group| group.0)),
-    ])
-    .unwrap()
-}
-
-fn from_states(batch: &RecordBatch, groups: &mut Groups) {
-    let (totals, rows) = (batch.column(1).as_primitive::<Int64Type>(), batch.column(2).as_primitive::<Int64Type>());
-    for row in 0..batch.num_rows() {
-        let group = groups.entry(batch.column(0).as_string::<i32>().value(row).to_owned()).or_default();
-        *group = (group.0 + rows.value(row), group.1 + totals.value(row));
-    }
-}
-
-impl Engine for ToyEngine {
-    fn tables(&self) -> &[GoldTable] {
-        &self.0
-    }
-    fn partition(&self) -> Result<Box<dyn PartitionEngine>> {
-        Ok(Box::<ToyPartition>::default())
-    }
-    fn merge(&self, _: usize, parts: &[RecordBatch]) -> Result<RecordBatch> {
-        let mut groups = Groups::new();
-        parts.iter().for_each(|part| from_states(part, &mut groups));
-        Ok(to_states(&groups))
-    }
-    fn finish(&self, _: usize, window: Window, merged: &RecordBatch) -> Result<Finished> {
-        let rows = merged.num_rows();
-        let rows = RecordBatch::try_from_iter([
-            ("window_start", times(vec![window.start_us; rows])),
-            ("window_end", times(vec![window.end_us; rows])),
-            ("eventKind", merged.column(0).clone()),
-            ("events", merged.column(2).clone()),
-            ("total", merged.column(1).clone()),
-        ]);
-        Ok(Finished { rows: rows.unwrap(), overflow: false })
-    }
-}
-
-#[derive(Default)]
-struct ToyPartition(BTreeMap<i64, Groups>);
-
-impl PartitionEngine for ToyPartition {
-    fn decode(&mut self, _: &RawSlice, _: i64) -> Result<Decoded> {
-        Err(Fault::bug("the audit never decodes"))
-    }
-    fn admit(&mut self, _: usize, silver: &RecordBatch) -> Result<Option<BooleanArray>> {
-        let values = silver.column_by_name("value").unwrap().as_primitive::<Int64Type>();
-        Ok(Some(values.iter().map(|value| value.map(|value| value >= 0)).collect()))
-    }
-    fn accumulate(&mut self, _: usize, silver: &RecordBatch, rows: &[u32], windows_us: &[i64]) -> Result<()> {
-        let kinds = silver.column_by_name("eventKind").unwrap().as_string::<i32>();
-        let values = silver.column_by_name("value").unwrap().as_primitive::<Int64Type>();
-        for (row, window) in rows.iter().zip(windows_us) {
-            let group = self.0.entry(*window).or_default().entry(kinds.value(*row as usize).to_owned()).or_default();
-            *group = (group.0 + 1, group.1 + values.value(*row as usize));
-        }
-        Ok(())
-    }
-    fn cut(&mut self) -> Result<Vec<Partial>> {
-        let groups = std::mem::take(&mut self.0);
-        Ok(groups
-            .into_iter()
-            .map(|(window_us, groups)| {
-                let rows = groups.values().map(|group| group.0.unsigned_abs()).sum();
-                Partial { table: 0, window_us, rows, states: to_states(&groups) }
-            })
-            .collect())
-    }
-}
-
-/// Gold as Parquet.
-pub struct ToyGold;
-
-#[async_trait]
-impl GoldFiles for ToyGold {
-    fn encode(&self, _: &str, rows: &RecordBatch) -> Result<Bytes> {
-        Ok(parquet(rows))
-    }
-    async fn publish(&self, _: WindowPermit, _: &WindowRow, _: Bytes) -> Result<()> {
-        Err(Fault::bug("the read side never publishes"))
-    }
-}
 
 // ---------------------------------------------------------------- files
 
 /// Parquet without the Arrow schema, as the store writes it.
-pub fn parquet(rows: &RecordBatch) -> Bytes {
+pub(super) fn parquet(rows: &RecordBatch) -> Bytes {
     let mut out = Vec::new();
     let options = ArrowWriterOptions::new().with_skip_arrow_metadata(true);
     let mut writer = ArrowWriter::try_new_with_options(&mut out, rows.schema(), options).unwrap();
@@ -223,13 +44,13 @@ pub fn parquet(rows: &RecordBatch) -> Bytes {
     out.into()
 }
 
-pub fn write(data: &Path, relative: &str, content: &[u8]) {
+pub(super) fn write(data: &Path, relative: &str, content: &[u8]) {
     let path = data.join(relative);
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, content).unwrap();
 }
 
-pub fn times(values: Vec<i64>) -> ArrayRef {
+pub(super) fn times(values: Vec<i64>) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(values).with_timezone("UTC"))
 }
 
@@ -258,21 +79,21 @@ enum Kind {
 }
 
 /// A finished run.
-pub struct World {
-    pub dir: tempfile::TempDir,
-    pub rows: Arc<MemoryRows>,
-    pub blobs: Arc<MemoryBlobs>,
-    pub ledger: Arc<MemoryLedger>,
-    pub engine: Arc<ToyEngine>,
-    pub bronze_on: bool,
+pub(super) struct World {
+    pub(super) dir: tempfile::TempDir,
+    pub(super) rows: Arc<MemoryRows>,
+    pub(super) blobs: Arc<MemoryBlobs>,
+    pub(super) ledger: Arc<MemoryLedger>,
+    pub(super) engine: Arc<ToyEngine>,
+    pub(super) bronze_on: bool,
 }
 
 impl World {
-    pub fn data(&self) -> &Path {
+    pub(super) fn data(&self) -> &Path {
         self.dir.path()
     }
 
-    pub fn sources(&self) -> Sources {
+    pub(super) fn sources(&self) -> Sources {
         Sources {
             data: self.dir.path().to_owned(),
             rows: self.rows.clone(),
@@ -282,9 +103,10 @@ impl World {
     }
 
     /// Nothing happened yet.
-    pub fn empty() -> Self {
+    pub(super) fn empty() -> Self {
         Self {
-            dir: tempfile::tempdir().unwrap(),
+            // Characters that a path may have and a pattern would mean something by.
+            dir: tempfile::Builder::new().prefix("a [b] *?").tempdir().unwrap(),
             rows: Arc::default(),
             blobs: Arc::default(),
             ledger: Arc::default(),
@@ -294,11 +116,11 @@ impl World {
     }
 
     /// Two shards of four epochs, 48 records each, from 22:00 to 02:00; the oldest epoch of the first shard is collected.
-    pub async fn build() -> Self {
+    pub(super) async fn build() -> Self {
         Self::build_with(true).await
     }
 
-    pub async fn build_with(bronze_on: bool) -> Self {
+    pub(super) async fn build_with(bronze_on: bool) -> Self {
         let world = Self { bronze_on, ..Self::empty() };
         for name in ["shardId-0", "shardId-1"] {
             let shard = ShardId::new(name);
@@ -324,7 +146,7 @@ impl World {
     }
 
     /// Committed epoch objects of all shards, oldest first within a shard.
-    pub async fn objects(&self) -> Vec<(String, EpochObject)> {
+    pub(super) async fn objects(&self) -> Vec<(String, EpochObject)> {
         let mut out = Vec::new();
         for key in self.blobs.list("epochs/").await.unwrap() {
             let object = EpochObject::decode(&self.blobs.get(&key).await.unwrap()).unwrap();
@@ -361,7 +183,7 @@ impl World {
         }
     }
 
-    pub async fn publish(&self, mut row: WindowRow, rows: &RecordBatch) {
+    pub(super) async fn publish(&self, mut row: WindowRow, rows: &RecordBatch) {
         let content = parquet(rows);
         let key = format!("content/{TABLE}/{}-{:010}-0", row.start_us, row.revision);
         row.content = Some(ObjectRef { key: key.clone(), len: content.len() as u64, sha256: Hash::of(&content) });

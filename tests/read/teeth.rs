@@ -18,7 +18,8 @@ use sluicebox_actors::model::epoch::{EpochObject, Hash, OutputClass, SegmentBody
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::ports::{Engine, Rows};
 
-use super::support::{TABLE, TEN, ToyGold, World, parquet, write};
+use super::ports::ToyGold;
+use super::support::{TABLE, TEN, World, parquet, write};
 
 // ---------------------------------------------------------------- damages
 
@@ -26,12 +27,12 @@ fn first(data: &Path, under: &str) -> PathBuf {
     visible(data, under).unwrap().remove(0).path
 }
 
-pub fn damage_delete_silver(sources: &Sources) {
+pub(super) fn damage_delete_silver(sources: &Sources) {
     std::fs::remove_file(first(&sources.data, "silver")).unwrap();
 }
 
 /// Rewrites a Silver file without its first row.
-pub fn damage_drop_rows(sources: &Sources) {
+pub(super) fn damage_drop_rows(sources: &Sources) {
     let path = first(&sources.data, "silver");
     let batches: Vec<RecordBatch> = open_parquet(&path).unwrap().map(Result::unwrap).collect();
     std::fs::write(&path, parquet(&batches[0].slice(1, batches[0].num_rows() - 1))).unwrap();
@@ -51,7 +52,7 @@ async fn object(sources: &Sources, shard: &ShardId, epoch: u64) -> (String, Epoc
 }
 
 /// Counts one record more in an epoch object, with a checksum that fits.
-pub async fn damage_flip_counter(sources: &Sources, shard: &ShardId, epoch: u64) {
+pub(super) async fn damage_flip_counter(sources: &Sources, shard: &ShardId, epoch: u64) {
     let (key, object) = object(sources, shard, epoch).await;
     let bodies = object.header.segments.iter().map(|segment| SegmentBody {
         table: segment.table.clone(),
@@ -68,7 +69,7 @@ pub async fn damage_flip_counter(sources: &Sources, shard: &ShardId, epoch: u64)
 }
 
 /// One bit of an epoch object.
-pub async fn damage_flip_bit(sources: &Sources, shard: &ShardId, epoch: u64) {
+pub(super) async fn damage_flip_bit(sources: &Sources, shard: &ShardId, epoch: u64) {
     let (key, _) = object(sources, shard, epoch).await;
     let mut data = sources.blobs.get(&key).await.unwrap().to_vec();
     let middle = data.len() / 2;
@@ -77,41 +78,41 @@ pub async fn damage_flip_bit(sources: &Sources, shard: &ShardId, epoch: u64) {
     sources.blobs.put(&key, Bytes::from(data)).await.unwrap();
 }
 
-pub async fn damage_delete_epoch(sources: &Sources, shard: &ShardId, epoch: u64) {
+pub(super) async fn damage_delete_epoch(sources: &Sources, shard: &ShardId, epoch: u64) {
     let (key, _) = object(sources, shard, epoch).await;
     sources.blobs.delete(&key).await.unwrap();
 }
 
-pub fn damage_remove_gold(sources: &Sources) {
+pub(super) fn damage_remove_gold(sources: &Sources) {
     std::fs::remove_file(first(&sources.data, "gold")).unwrap();
 }
 
 /// Puts back what an earlier revision might have been: the object without its last row.
-pub fn damage_older_gold(sources: &Sources) {
+pub(super) fn damage_older_gold(sources: &Sources) {
     let path = first(&sources.data, "gold");
     let batches: Vec<RecordBatch> = open_parquet(&path).unwrap().map(Result::unwrap).collect();
     std::fs::write(&path, parquet(&batches[0].slice(0, batches[0].num_rows() - 1))).unwrap();
 }
 
-pub fn damage_swap_windows(sources: &Sources) {
+pub(super) fn damage_swap_windows(sources: &Sources) {
     let files = visible(&sources.data, "gold").unwrap();
     let contents = [0, 1].map(|index: usize| std::fs::read(&files[index].path).unwrap());
     std::fs::write(&files[0].path, &contents[1]).unwrap();
     std::fs::write(&files[1].path, &contents[0]).unwrap();
 }
 
-pub fn damage_edit_letter(sources: &Sources) {
+pub(super) fn damage_edit_letter(sources: &Sources) {
     let path = first(&sources.data, "dlq");
     let text = std::fs::read_to_string(&path).unwrap().replace("\"invalid_json\"", "\"invalid_jsan\"");
     std::fs::write(path, text).unwrap();
 }
 
-pub fn damage_duplicate_silver(sources: &Sources) {
+pub(super) fn damage_duplicate_silver(sources: &Sources) {
     let path = first(&sources.data, "silver");
     std::fs::copy(&path, path.with_file_name("again.parquet")).unwrap();
 }
 
-pub fn damage_cut_bronze(sources: &Sources) {
+pub(super) fn damage_cut_bronze(sources: &Sources) {
     let path = first(&sources.data, "bronze");
     let data = std::fs::read(&path).unwrap();
     std::fs::write(path, &data[..data.len() / 2]).unwrap();

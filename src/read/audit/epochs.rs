@@ -97,6 +97,8 @@ pub struct EpochWalk<'a> {
     facts: ShardFacts,
     newer: Option<EpochHeader>,
     seen: u64,
+    /// Counted by epochs, and by the newest running totals.
+    gaps: (u64, u64),
     /// Outputs that need not be visible yet.
     pub pending: Vec<PendingOutput>,
 }
@@ -113,7 +115,16 @@ impl<'a> EpochWalk<'a> {
             broken: false,
             first_pending: None,
         };
-        Self { row, windows, scope: format!("shard {}", row.shard), facts, newer: None, seen: 0, pending: Vec::new() }
+        Self {
+            row,
+            windows,
+            scope: format!("shard {}", row.shard),
+            facts,
+            newer: None,
+            seen: 0,
+            gaps: (0, 0),
+            pending: Vec::new(),
+        }
     }
 
     /// The predecessor is not there or not the one that was named.
@@ -128,9 +139,11 @@ impl<'a> EpochWalk<'a> {
         let header = link.header();
         let wrong = |what: &str| Finding::error(what, RESTORE).at(&self.row.shard, header.epoch);
         self.seen += u64::from(named);
+        self.gaps.0 += header.counts.gaps;
         match &self.newer {
             None => {
                 self.pending = header.pending.clone();
+                self.gaps.1 = header.totals.gaps;
                 report.find_all(self.against_row(link));
             }
             Some(newer) => report.find_all(self.against_newer(newer, header)),
@@ -141,8 +154,17 @@ impl<'a> EpochWalk<'a> {
         if header.to < header.from || header.bound_committed < header.bound_opened {
             report.find(wrong("the epoch goes backwards: its position or its bound falls"));
         }
-        if header.epoch == 1 && (header.totals != header.counts || header.previous.is_some() || header.from != Position::START) {
-            report.find(wrong("epoch 1 is not the first: it has a predecessor, a start or totals of its own"));
+        if header.epoch == 1 && (header.totals != header.counts || header.previous.is_some()) {
+            report.find(wrong("epoch 1 is not the first: it has a predecessor or totals before its own"));
+        }
+        if header.epoch == 1 && header.from != Position::START {
+            let what = "the proof begins where this shard was first read, which is not its start";
+            report.find(Finding::info(what).at(&self.row.shard, 1));
+        }
+        if header.counts.gaps > 0 {
+            let what = "the stream had forgotten records before they were read: they are in no table";
+            let remedy = "raise the stream's retention, or process faster; `on_gap = \"halt\"` stops instead of going on";
+            report.find(Finding::warning(what, remedy).at(&self.row.shard, header.epoch));
         }
         for equation in header.counts.equations(header.bronze_on, self.windows) {
             if equation.difference() != 0 {
@@ -270,6 +292,8 @@ impl<'a> EpochWalk<'a> {
     pub fn close(mut self, report: &mut Report) -> ShardFacts {
         let says = "epochs that the chain names and holds = epochs that the row counts";
         report.add(8, &self.scope, says, self.seen, self.row.epoch, "epoch objects and ledger lines");
+        let says = "gaps that epochs met = gaps in the running totals";
+        report.add(8, &self.scope, says, self.gaps.0, self.gaps.1, COUNTERS);
         if self.seen != self.row.epoch {
             self.facts.broken = true;
         }

@@ -19,8 +19,7 @@ use super::outputs::measured;
 use super::report::{Finding, PendingWindow, Report};
 use crate::read::files;
 use crate::read::letter_rows::timestamp;
-use crate::read::query::blocking;
-use crate::read::sources::{Sources, Visible, hour_folder, segment, visible};
+use crate::read::sources::{Sources, Visible, blocking, hour_folder, segment, visible};
 
 /// Looks at a window that is being replaced this often before it is called wrong.
 const LOOKS: u32 = 5;

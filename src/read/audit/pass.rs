@@ -20,8 +20,7 @@ use super::recompute::{Outcome, Recompute};
 use super::report::{Finding, Report};
 use super::{gold, outputs, recompute, records};
 use crate::read::chain::{Chain, Step};
-use crate::read::query::blocking;
-use crate::read::sources::{Sources, folders, unescaped};
+use crate::read::sources::{Sources, blocking, folders, unescaped};
 
 /// How far an audit is.
 #[derive(Clone, Copy, Default, Debug)]

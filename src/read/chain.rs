@@ -19,7 +19,7 @@ pub enum Link {
     /// Its object is still there.
     Object {
         /// The object.
-        object: EpochObject,
+        object: Box<EpochObject>,
         /// SHA-256 of its bytes.
         digest: Hash,
         /// Length of its bytes.
@@ -145,7 +145,11 @@ impl<'a> Chain<'a> {
         if let Some((digest, data)) = matching.and_then(|index| candidates.get(index)) {
             match EpochObject::decode(data) {
                 Ok(object) => {
-                    return Ok(Some(self.found(Link::Object { object, digest: digest.clone(), len: data.len() as u64 })));
+                    return Ok(Some(self.found(Link::Object {
+                        object: Box::new(object),
+                        digest: digest.clone(),
+                        len: data.len() as u64,
+                    })));
                 }
                 Err(fault) => return Ok(Some(self.broken(epoch, fault.to_string()))),
             }
@@ -169,7 +173,7 @@ impl<'a> Chain<'a> {
         let known = self.wanted.take().is_some();
         let objects = candidates.into_iter().filter_map(|(digest, data)| {
             let object = EpochObject::decode(&data).ok().filter(|object| object.header.epoch == epoch)?;
-            Some(Link::Object { object, digest, len: data.len() as u64 })
+            Some(Link::Object { object: Box::new(object), digest, len: data.len() as u64 })
         });
         // Of several tries at one epoch, the one under the highest lease is the likeliest to have been committed.
         let best = objects.max_by_key(|link| link.header().lease_epoch);

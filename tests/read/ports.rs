@@ -2,6 +2,8 @@
 //!
 //! Owns: `MemoryRows`, `MemoryBlobs`, `MemoryLedger`, `ToyEngine`, `ToyGold`. Does not own: the run they hold (support).
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

@@ -1,5 +1,7 @@
 //! `query`, `gold` and `shards` over a finished run in miniature.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};

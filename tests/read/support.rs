@@ -2,6 +2,8 @@
 //!
 //! Owns: the making of the directory. Does not own: the ports (ports), any expectation.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! Owns: the damages (each takes only a data directory and the ports, so a real run can be damaged by them too). Does not own:
 //! the making of the run (support).
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

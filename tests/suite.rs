@@ -1,4 +1,8 @@
-//! The whole system's tests, one binary.
+//! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
+
+mod cli;
+mod embedded_stream;
+mod settings;
 
 mod read {
     mod ports;

@@ -19,7 +19,7 @@ pub enum Link {
     /// Its object is still there.
     Object {
         /// The object.
-        object: EpochObject,
+        object: Box<EpochObject>,
         /// SHA-256 of its bytes.
         digest: Hash,
         /// Length of its bytes.
@@ -64,10 +64,11 @@ impl Link {
 /// One step back.
 #[derive(Clone, Debug)]
 pub enum Step {
-    /// The next older epoch.
+    /// The next older epoch: the one that its successor (or the row) names.
     Link(Link),
-    /// The next older epoch cannot be shown to be the one that its successor names; if something stands in its place, that
-    /// follows as the next step.
+    /// What stands in the place of an epoch that nobody names, because the chain is broken there or above.
+    StandIn(Link),
+    /// The next older epoch is not the one that its successor names; if something stands in its place, that follows.
     Broken {
         /// Its number.
         epoch: u64,
@@ -144,12 +145,16 @@ impl<'a> Chain<'a> {
         if let Some((digest, data)) = matching.and_then(|index| candidates.get(index)) {
             match EpochObject::decode(data) {
                 Ok(object) => {
-                    return Ok(Some(self.found(Link::Object { object, digest: digest.clone(), len: data.len() as u64 })));
+                    return Ok(Some(self.found(Link::Object {
+                        object: Box::new(object),
+                        digest: digest.clone(),
+                        len: data.len() as u64,
+                    })));
                 }
                 Err(fault) => return Ok(Some(self.broken(epoch, fault.to_string()))),
             }
         }
-        if self.lines.get(&epoch).is_none_or(|line| Some(&line.digest) != self.wanted.as_ref()) && candidates.is_empty() {
+        if self.lines.get(&epoch).is_none_or(|line| Some(&line.digest) != self.wanted.as_ref()) {
             // Collected between our two looks: then its line is there now.
             self.load_lines().await?;
         }
@@ -165,32 +170,31 @@ impl<'a> Chain<'a> {
     /// Nothing has the hash that the successor (or the row) names. What stands there is shown all the same, after the break.
     fn stand_in(&mut self, epoch: u64, candidates: Vec<(Hash, Bytes)>, line: Option<LedgerLine>) -> Step {
         let anything = !candidates.is_empty() || line.is_some();
-        let known = self.wanted.is_some();
+        let known = self.wanted.take().is_some();
         let objects = candidates.into_iter().filter_map(|(digest, data)| {
-            EpochObject::decode(&data)
-                .ok()
-                .filter(|object| object.header.epoch == epoch)
-                .map(|object| (digest, object, data.len() as u64))
+            let object = EpochObject::decode(&data).ok().filter(|object| object.header.epoch == epoch)?;
+            Some(Link::Object { object: Box::new(object), digest, len: data.len() as u64 })
         });
-        let mut objects: Vec<(Hash, EpochObject, u64)> = objects.collect();
-        let link = match (objects.pop(), line) {
-            (Some((digest, object, len)), _) if objects.is_empty() => Some(Link::Object { object, digest, len }),
-            (Some(_), _) => None,
-            (None, Some(line)) => Some(Link::Line(Box::new(line))),
-            (None, None) => None,
-        };
-        let step = link.map(|link| self.found(link));
-        if !known && let Some(step) = step {
-            // After a break the only candidate is taken without a name: the break itself was reported.
-            return step;
+        // Of several tries at one epoch, the one under the highest lease is the likeliest to have been committed.
+        let best = objects.max_by_key(|link| link.header().lease_epoch);
+        let link = best.or(line.map(|line| Link::Line(Box::new(line))));
+        let step = link.map(|link| {
+            self.wanted = link.header().previous.clone();
+            Step::StandIn(link)
+        });
+        match step {
+            // The break itself was reported further up.
+            Some(step) if !known => step,
+            step => {
+                self.ready = step;
+                let what = if anything {
+                    "what stands in its place has another SHA-256"
+                } else {
+                    "neither its object nor its line is there"
+                };
+                Step::Broken { epoch, what: what.to_owned() }
+            }
         }
-        if step.is_none() {
-            self.wanted = None;
-        }
-        self.ready = step;
-        let what =
-            if anything { "what stands in its place has another SHA-256" } else { "neither its object nor its line is there" };
-        Step::Broken { epoch, what: what.to_owned() }
     }
 
     fn broken(&mut self, epoch: u64, what: String) -> Step {

@@ -14,8 +14,8 @@ use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::row::WindowRow;
 
 use super::files;
-use super::query::{Answer, blocking};
-use super::sources::{Sources, cannot_read, folders, hour_folder, time_text, visible};
+use super::query::Answer;
+use super::sources::{Sources, blocking, cannot_read, folders, hour_folder, segment, time_text, visible};
 
 /// A window that is being replaced is looked at this often.
 const LOOKS: u32 = 5;
@@ -96,7 +96,7 @@ fn with_revision(schema: &SchemaRef) -> SchemaRef {
 async fn exact(sources: &Sources, mut row: WindowRow) -> Result<(WindowRow, Bytes)> {
     for _ in 0..LOOKS {
         let Some(content) = row.content.clone() else { break };
-        let (data, under) = (sources.data.clone(), format!("gold/{}/{}", row.table, hour_folder(row.start_us)));
+        let (data, under) = (sources.data.clone(), format!("gold/{}/{}", segment(&row.table), hour_folder(row.start_us)));
         let wanted = content.sha256.clone();
         if let Some(bytes) = blocking(move || matching(&data, &under, &wanted)).await? {
             return Ok((row, bytes));

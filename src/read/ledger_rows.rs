@@ -52,7 +52,7 @@ pub async fn next_batch(chain: &mut Chain<'_>, shard: &ShardId) -> Result<Option
     while held.len() < BATCH_LINKS {
         match chain.step().await? {
             None => break,
-            Some(Step::Link(link)) => held.push(Line::of(&link)),
+            Some(Step::Link(link) | Step::StandIn(link)) => held.push(Line::of(&link)),
             Some(Step::Broken { epoch, what }) => {
                 let message = format!("the ledger of {shard} is broken at epoch {epoch}: {what}; run `audit`");
                 return Err(Fault::corrupt(message));

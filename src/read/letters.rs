@@ -179,7 +179,7 @@ pub fn show(data: &Path, wanted: &str, limit: usize) -> Result<Vec<Letter>> {
         |id: &str| id == wanted || id.strip_prefix(wanted).is_some_and(|rest| rest.starts_with('/')) && wanted.contains('/');
     let mut out = Vec::new();
     for file in days(data)?.into_iter().flatten() {
-        files::each_line(&file.path, &mut |line| {
+        let read = files::each_line(&file.path, &mut |line| {
             let head = Head::parse(line, &file.path)?;
             let id = head.id();
             let short = id.strip_prefix(&*head.stream).and_then(|rest| rest.strip_prefix('/'));
@@ -187,7 +187,11 @@ pub fn show(data: &Path, wanted: &str, limit: usize) -> Result<Vec<Letter>> {
                 out.push(letter_rows::parse(line, &file.path)?);
             }
             Ok(out.len() < limit)
-        })?;
+        });
+        match read {
+            Err(fault) if files::is_vanished(&fault) => {}
+            other => other?,
+        }
         if out.len() >= limit {
             break;
         }

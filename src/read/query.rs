@@ -3,11 +3,13 @@
 //! Owns: the session (read-only, bounded memory, identifiers as written), the list of tables, one retry when a file went away
 //! between listing and opening. Does not own: reading single files (files), printing (output).
 
+use std::panic::AssertUnwindSafe;
+use std::path::{Component, Path};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion::common::DataFusionError;
+use datafusion::common::{DataFusionError, config};
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::execution::context::SQLOptions;
@@ -18,7 +20,7 @@ use futures_util::stream::{self, BoxStream, StreamExt};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 
 use super::letter_rows::timestamp;
-use super::sources::{Sources, Visible, folders, visible};
+use super::sources::{Sources, Visible, blocking, cannot_read, folders, segment, unescaped, visible};
 use super::table::{Content, FileTable, LedgerTable, fault_of};
 use super::{files, letter_rows};
 
@@ -82,13 +84,18 @@ impl Catalog {
 
     /// Plans, starts and waits for the first batch: by then every sort or aggregate has read all of its files.
     async fn attempt(&self, sql: &str) -> Result<Answer, Attempt> {
-        let context = self.session().await?;
+        let context = self.session(sql).await?;
         let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
         let frame = context.sql_with_options(sql, options).await.map_err(|error| Attempt::of(&error))?;
-        let mut batches = frame.execute_stream().await.map_err(|error| Attempt::of(&error))?;
+        let batches = frame.execute_stream().await.map_err(|error| Attempt::of(&error))?;
         let schema = batches.schema();
-        let first = batches.next().await.transpose().map_err(|error| Attempt::of(&error))?;
-        let rest = batches.map(|batch| batch.map_err(|error| Attempt::of(&error).fault()));
+        // Some damage makes the Parquet reader panic instead of refusing; that must not end the caller.
+        let mut batches = AssertUnwindSafe(batches).catch_unwind().map(|batch| match batch {
+            Ok(batch) => batch.map_err(|error| Attempt::of(&error)),
+            Err(_) => Err(Attempt::Failed(Fault::corrupt("a file is damaged in a way that its reader panics; `audit` names it"))),
+        });
+        let first = batches.next().await.transpose()?;
+        let rest = batches.map(|batch| batch.map_err(Attempt::fault));
         // The session goes with the stream: it owns the spill files.
         let all = stream::iter(first.map(Ok)).chain(rest).map(move |batch| (&context, batch).1);
         Ok(Answer { schema, batches: all.boxed() })
@@ -99,14 +106,15 @@ impl Catalog {
         let mut names = vec!["bronze".to_owned(), "silver".into(), "gold_windows".into(), "dlq".into(), "ledger".into()];
         let data = self.sources.data.clone();
         let found = blocking(move || folders(&data, "gold")).await?;
-        names.extend(found.iter().map(|table| format!("gold_{table}")));
+        names.extend(found.iter().map(|table| format!("gold_{}", unescaped(table))));
         names.extend(self.schemas.iter().map(|(name, _)| name.clone()));
         names.sort();
         names.dedup();
         Ok(names)
     }
 
-    async fn session(&self) -> Result<SessionContext, Attempt> {
+    /// Only the tables that the statement names are looked at: a damaged file of another one does not matter to it.
+    async fn session(&self, sql: &str) -> Result<SessionContext, Attempt> {
         let mut config = SessionConfig::new()
             .with_target_partitions(PARTS)
             .with_collect_statistics(false)
@@ -120,8 +128,13 @@ impl Catalog {
             .build_arc()
             .map_err(|error| Attempt::of(&error))?;
         let context = SessionContext::new_with_config_rt(config, runtime);
+        let state = context.state();
+        let statement = state.sql_to_statement(sql, &config::Dialect::Generic).map_err(|error| Attempt::of(&error))?;
+        let named = state.resolve_table_references(&statement).map_err(|error| Attempt::of(&error))?;
         for name in self.tables().await? {
-            self.register(&context, &name).await?;
+            if named.iter().any(|named| named.table() == name) {
+                self.register(&context, &name).await?;
+            }
         }
         Ok(context)
     }
@@ -141,7 +154,7 @@ impl Catalog {
             _ => {}
         }
         let folder = match name.strip_prefix("gold_") {
-            Some(table) if name != "gold_windows" => format!("gold/{table}"),
+            Some(table) if name != "gold_windows" => format!("gold/{}", segment(table)),
             Some(_) | None => name.to_owned(),
         };
         let (data, under) = (self.sources.data.clone(), folder.clone());
@@ -154,8 +167,7 @@ impl Catalog {
             return add(Arc::new(FileTable::new(sources(), folder, Content::Rows, &schema, &HOURS, PARTS)));
         }
         // These files never change, so DataFusion's own reader may skip row groups and pages in them.
-        let url = format!("{}/", self.sources.data.join(&folder).display());
-        let url = ListingTableUrl::parse(&url).map_err(|error| Attempt::of(&error))?;
+        let url = ListingTableUrl::parse(folder_url(&self.sources.data.join(&folder))?).map_err(|error| Attempt::of(&error))?;
         let options = ListingOptions::new(Arc::new(ParquetFormat::default().with_force_view_types(false)))
             .with_file_extension(".parquet")
             .with_table_partition_cols(HOURS.map(|key| (key.to_owned(), DataType::Utf8)).to_vec());
@@ -177,7 +189,8 @@ impl Catalog {
             let mut fields: Vec<Arc<Field>> = Vec::new();
             for file in newest {
                 let (schema, _) = match files::parquet_shape(&file.path) {
-                    Err(fault) if files::is_vanished(&fault) => continue,
+                    // A damaged file is named when it is read; if the query leaves it out, it does not matter.
+                    Err(fault) if files::is_vanished(&fault) || fault.kind() == Kind::Corrupt => continue,
                     other => other?,
                 };
                 for field in schema.fields() {
@@ -190,6 +203,21 @@ impl Catalog {
         })
         .await
     }
+}
+
+/// A folder as a URL, so that no character of its path is taken for a pattern.
+fn folder_url(folder: &Path) -> Result<String> {
+    let folder = std::path::absolute(folder).map_err(|error| cannot_read(&folder.to_string_lossy(), &error))?;
+    let mut url = "file://".to_owned();
+    for part in folder.components() {
+        if let Component::Normal(part) = part {
+            let part = part.to_str().ok_or_else(|| Fault::config("the data directory's path is not UTF-8"))?;
+            url.push('/');
+            url += &segment(part);
+        }
+    }
+    url.push('/');
+    Ok(url)
 }
 
 /// What a table without files and without a given schema has at least.
@@ -249,21 +277,22 @@ impl Attempt {
             return fault.clone().into();
         }
         let plain = |kind, what: &str| Self::Failed(Fault::new(kind, format!("{what}: {}", error.strip_backtrace())));
-        match error.find_root() {
-            DataFusionError::ObjectStore(inner) => match inner.as_ref() {
-                datafusion::object_store::Error::NotFound { .. } => Self::Vanished,
-                _ => plain(Kind::Retry, "read files"),
-            },
-            DataFusionError::IoError(inner) if inner.kind() == std::io::ErrorKind::NotFound => Self::Vanished,
-            DataFusionError::IoError(_) => plain(Kind::Retry, "read files"),
-            DataFusionError::ParquetError(_) => plain(Kind::Corrupt, "a file is damaged (`audit` names it)"),
-            DataFusionError::ResourcesExhausted(_) => plain(Kind::Config, "the query needs more memory than it may take"),
-            _ => plain(Kind::Config, "the query"),
+        // Their enums grow with every version: everything that is not singled out is the statement's fault.
+        let root = error.find_root();
+        if let DataFusionError::ObjectStore(inner) = root {
+            let gone = matches!(inner.as_ref(), datafusion::object_store::Error::NotFound { .. });
+            return if gone { Self::Vanished } else { plain(Kind::Retry, "read files") };
         }
+        if let DataFusionError::IoError(inner) = root {
+            let gone = inner.kind() == std::io::ErrorKind::NotFound;
+            return if gone { Self::Vanished } else { plain(Kind::Retry, "read files") };
+        }
+        if matches!(root, DataFusionError::ParquetError(_)) {
+            return plain(Kind::Corrupt, "a file is damaged (`audit` names it)");
+        }
+        if matches!(root, DataFusionError::ResourcesExhausted(_)) {
+            return plain(Kind::Config, "the query needs more memory than it may take");
+        }
+        plain(Kind::Config, "the query")
     }
-}
-
-/// Runs file work on a thread that may wait.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::caused(Kind::Bug, "a reader thread", &error))?
 }

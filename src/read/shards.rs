@@ -14,8 +14,7 @@ use sluicebox_actors::model::row::{ShardRow, ShardState};
 use sluicebox_actors::model::window::Bound;
 use sluicebox_actors::ports::Stream;
 
-use super::query::blocking;
-use super::sources::Sources;
+use super::sources::{Sources, blocking};
 use super::status::RunStatus;
 
 /// Records counted behind a shard at most; beyond, the number is a lower limit.

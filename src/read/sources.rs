@@ -101,6 +101,17 @@ pub fn folders(data: &Path, under: &str) -> Result<Vec<String>> {
     Ok(out)
 }
 
+/// A table's or shard's name as one folder: all but letters, digits, `_`, `-` and inner dots is percent-encoded.
+pub fn segment(name: &str) -> String {
+    let plain = |(index, byte): (usize, u8)| match byte {
+        b'_' | b'-' => char::from(byte).to_string(),
+        b'.' if index > 0 => ".".to_owned(),
+        byte if byte.is_ascii_alphanumeric() => char::from(byte).to_string(),
+        byte => format!("%{byte:02X}"),
+    };
+    name.bytes().enumerate().map(plain).collect()
+}
+
 /// The Hive folders of an hour: `dt=2026-01-31/hour=07`.
 pub fn hour_folder(at_us: i64) -> String {
     match DateTime::from_timestamp_micros(at_us) {
@@ -117,12 +128,18 @@ pub fn time_text(at_us: i64) -> String {
     }
 }
 
+/// Runs file work on a thread that may wait.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| Fault::caused(Kind::Bug, "a reader thread", &error))?
+}
+
 /// A fault of the file system on the read side: the reader may try again.
 pub fn cannot_read(place: &str, error: &io::Error) -> Fault {
     Fault::caused(Kind::Retry, format!("read {place}; check that the path exists and may be read"), error)
 }
 
-fn unescaped(value: &str) -> String {
+/// The name that [`segment`] or a Hive folder stands for.
+pub fn unescaped(value: &str) -> String {
     let mut out = Vec::with_capacity(value.len());
     let mut bytes = value.bytes();
     while let Some(byte) = bytes.next() {
@@ -170,5 +187,7 @@ mod tests {
         assert_eq!(hour_folder(1_767_225_600_000_000), "dt=2026-01-01/hour=00");
         assert_eq!(time_text(1_767_225_600_000_000), "2026-01-01T00:00:00Z");
         assert_eq!(time_text(i64::MIN), "unknown");
+        assert_eq!(segment("by type/.x"), "by%20type%2F.x");
+        assert_eq!(unescaped(&segment(".ä_%b-1")), ".ä_%b-1");
     }
 }

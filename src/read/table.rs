@@ -293,8 +293,5 @@ pub fn external(fault: Fault) -> DataFusionError {
 
 /// The fault that one of our tables raised, if the error comes from there.
 pub fn fault_of(error: &DataFusionError) -> Option<&Fault> {
-    match error.find_root() {
-        DataFusionError::External(inner) => inner.downcast_ref::<Fault>(),
-        _ => None,
-    }
+    if let DataFusionError::External(inner) = error.find_root() { inner.downcast_ref::<Fault>() } else { None }
 }

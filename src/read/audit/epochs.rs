@@ -4,6 +4,7 @@
 //! the later checks need. Does not own: files (outputs), records (records), windows (gold).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::cast;
@@ -23,7 +24,7 @@ const RESTORE: &str = "restore the state directory from a backup of the same mom
 const COUNTERS: &str = "counters of the epoch objects";
 
 /// One epoch's slice and the bound that judged it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cut {
     /// Epoch.
     pub epoch: u64,
@@ -33,6 +34,8 @@ pub struct Cut {
     pub to: Position,
     /// The judge of lateness.
     pub bound: Bound,
+    /// Fingerprint of the configuration that made it.
+    pub fingerprint: Arc<str>,
 }
 
 /// One epoch's records for one window.
@@ -94,6 +97,8 @@ pub struct EpochWalk<'a> {
     facts: ShardFacts,
     newer: Option<EpochHeader>,
     seen: u64,
+    /// Counted by epochs, and by the newest running totals.
+    gaps: (u64, u64),
     /// Outputs that need not be visible yet.
     pub pending: Vec<PendingOutput>,
 }
@@ -110,7 +115,16 @@ impl<'a> EpochWalk<'a> {
             broken: false,
             first_pending: None,
         };
-        Self { row, windows, scope: format!("shard {}", row.shard), facts, newer: None, seen: 0, pending: Vec::new() }
+        Self {
+            row,
+            windows,
+            scope: format!("shard {}", row.shard),
+            facts,
+            newer: None,
+            seen: 0,
+            gaps: (0, 0),
+            pending: Vec::new(),
+        }
     }
 
     /// The predecessor is not there or not the one that was named.
@@ -120,14 +134,16 @@ impl<'a> EpochWalk<'a> {
         report.find(Finding::error(what, RESTORE).at(&self.row.shard, epoch));
     }
 
-    /// The next older epoch.
-    pub fn link(&mut self, link: &Link, report: &mut Report) -> Result<()> {
+    /// The next older epoch; `named` says that its successor names it by its hash.
+    pub fn link(&mut self, link: &Link, named: bool, report: &mut Report) {
         let header = link.header();
         let wrong = |what: &str| Finding::error(what, RESTORE).at(&self.row.shard, header.epoch);
-        self.seen += 1;
+        self.seen += u64::from(named);
+        self.gaps.0 += header.counts.gaps;
         match &self.newer {
             None => {
                 self.pending = header.pending.clone();
+                self.gaps.1 = header.totals.gaps;
                 report.find_all(self.against_row(link));
             }
             Some(newer) => report.find_all(self.against_newer(newer, header)),
@@ -138,8 +154,17 @@ impl<'a> EpochWalk<'a> {
         if header.to < header.from || header.bound_committed < header.bound_opened {
             report.find(wrong("the epoch goes backwards: its position or its bound falls"));
         }
-        if header.epoch == 1 && (header.totals != header.counts || header.previous.is_some() || header.from != Position::START) {
-            report.find(wrong("epoch 1 is not the first: it has a predecessor, a start or totals of its own"));
+        if header.epoch == 1 && (header.totals != header.counts || header.previous.is_some()) {
+            report.find(wrong("epoch 1 is not the first: it has a predecessor or totals before its own"));
+        }
+        if header.epoch == 1 && header.from != Position::START {
+            let what = "the proof begins where this shard was first read, which is not its start";
+            report.find(Finding::info(what).at(&self.row.shard, 1));
+        }
+        if header.counts.gaps > 0 {
+            let what = "the stream had forgotten records before they were read: they are in no table";
+            let remedy = "raise the stream's retention, or process faster; `on_gap = \"halt\"` stops instead of going on";
+            report.find(Finding::warning(what, remedy).at(&self.row.shard, header.epoch));
         }
         for equation in header.counts.equations(header.bronze_on, self.windows) {
             if equation.difference() != 0 {
@@ -150,7 +175,6 @@ impl<'a> EpochWalk<'a> {
         self.partials(link, report);
         self.remember(header);
         self.newer = Some(slim(header));
-        Ok(())
     }
 
     fn against_row(&self, link: &Link) -> Vec<Finding> {
@@ -178,7 +202,10 @@ impl<'a> EpochWalk<'a> {
         let mut out = Vec::new();
         let mut wrong = |what: &str| out.push(Finding::error(what, RESTORE).at(&self.row.shard, newer.epoch));
         if newer.epoch != header.epoch + 1 {
-            wrong("its number does not follow its predecessor's");
+            // Across a hole, which was reported, nothing follows.
+            if !self.facts.broken {
+                wrong("its number does not follow its predecessor's");
+            }
         } else {
             if newer.from != header.to {
                 wrong("it does not begin where its predecessor ended: records are missing or counted twice");
@@ -242,7 +269,10 @@ impl<'a> EpochWalk<'a> {
 
     fn remember(&mut self, header: &EpochHeader) {
         let (epoch, from, to) = (header.epoch, header.from, header.to);
-        self.facts.cuts.push(Cut { epoch, from, to, bound: header.bound_opened });
+        // Neighbours mostly share their configuration.
+        let last = self.facts.cuts.last().map(|cut| cut.fingerprint.clone());
+        let fingerprint = last.filter(|last| **last == header.fingerprint).unwrap_or_else(|| header.fingerprint.as_str().into());
+        self.facts.cuts.push(Cut { epoch, from, to, bound: header.bound_opened, fingerprint });
         for window in &header.windows {
             let key = (window.table.clone(), window.window_us);
             if window.too_late > 0 {
@@ -260,8 +290,10 @@ impl<'a> EpochWalk<'a> {
 
     /// Ends the walk: line (8) and the ordinals.
     pub fn close(mut self, report: &mut Report) -> ShardFacts {
-        let says = "epochs that the chain reaches = epochs that the row counts";
+        let says = "epochs that the chain names and holds = epochs that the row counts";
         report.add(8, &self.scope, says, self.seen, self.row.epoch, "epoch objects and ledger lines");
+        let says = "gaps that epochs met = gaps in the running totals";
+        report.add(8, &self.scope, says, self.gaps.0, self.gaps.1, COUNTERS);
         if self.seen != self.row.epoch {
             self.facts.broken = true;
         }

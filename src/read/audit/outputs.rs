@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 use sluicebox_actors::model::epoch::{EpochHeader, Hash, OutputClass, PendingOutput};
@@ -157,7 +157,7 @@ impl Named {
     }
 
     /// Visible files that no epoch names.
-    pub fn strangers(&self, data: &PathBuf) -> Result<Vec<Visible>> {
+    pub fn strangers(&self, data: &Path) -> Result<Vec<Visible>> {
         let mut out = Vec::new();
         for (_, folder) in CLASSES {
             out.extend(visible(data, folder)?.into_iter().filter(|file| !self.0.contains(&short(&file.relative))));

@@ -20,8 +20,7 @@ use super::recompute::{Outcome, Recompute};
 use super::report::{Finding, Report};
 use super::{gold, outputs, recompute, records};
 use crate::read::chain::{Chain, Step};
-use crate::read::query::blocking;
-use crate::read::sources::{Sources, folders};
+use crate::read::sources::{Sources, blocking, folders, unescaped};
 
 /// How far an audit is.
 #[derive(Clone, Copy, Default, Debug)]
@@ -120,7 +119,7 @@ impl Audit {
     async fn table_names(&self) -> Result<BTreeSet<String>> {
         let data = self.sources.data.clone();
         let found = blocking(move || folders(&data, "gold")).await?;
-        Ok(found.into_iter().chain(self.tables.iter().map(|table| table.name.to_string())).collect())
+        Ok(found.iter().map(|name| unescaped(name)).chain(self.tables.iter().map(|table| table.name.to_string())).collect())
     }
 
     /// The chain of one shard with its files, newest epoch first.
@@ -129,25 +128,28 @@ impl Audit {
         let mut chain = Chain::open(&self.sources, row, 0).await?;
         let mut first_pending = None;
         while let Some(step) = chain.step().await? {
-            match step {
-                Step::Broken { epoch, what } => walk.broken(epoch, &what, report),
-                Step::Link(link) => {
-                    walk.link(&link, report)?;
-                    let header = link.header();
-                    for output in &header.outputs {
-                        if !named.insert(&output.path) {
-                            let what = format!("{} is named by two epochs", output.path);
-                            report.find(Finding::error(what, "report a bug").at(&row.shard, header.epoch));
-                        }
-                    }
-                    if self.files(header, &walk.pending, report).await? {
-                        first_pending = Some(header.epoch);
-                    }
-                    report.epochs += 1;
-                    progress.epochs += 1;
-                    self.tell(*progress);
+            let (link, by_hash) = match step {
+                Step::Broken { epoch, what } => {
+                    walk.broken(epoch, &what, report);
+                    continue;
+                }
+                Step::Link(link) => (link, true),
+                Step::StandIn(link) => (link, false),
+            };
+            walk.link(&link, by_hash, report);
+            let header = link.header();
+            for output in &header.outputs {
+                if !named.insert(&output.path) {
+                    let what = format!("{} is named by two epochs", output.path);
+                    report.find(Finding::error(what, "report a bug").at(&row.shard, header.epoch));
                 }
             }
+            if self.files(header, &walk.pending, report).await? {
+                first_pending = Some(header.epoch);
+            }
+            report.epochs += 1;
+            progress.epochs += 1;
+            self.tell(*progress);
         }
         let mut facts = walk.close(report);
         facts.first_pending = first_pending;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::TimestampMicrosecondType;
+use arrow::datatypes::{SchemaRef, TimestampMicrosecondType};
 use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Sequence, ShardId};
@@ -15,6 +15,7 @@ use sluicebox_actors::model::row::{WindowRow, WindowStatus};
 use sluicebox_actors::model::window::{HOUR_US, Verdict, Window, Windowing};
 use sluicebox_actors::ports::{Engine, GoldFiles, PartitionEngine};
 
+use super::epochs::Cut;
 use super::gold::Facts;
 use super::report::Finding;
 use crate::read::files::{self, Format};
@@ -31,6 +32,11 @@ pub struct Recompute {
     pub engine: Arc<dyn Engine>,
     /// How Gold is written.
     pub gold: Arc<dyn GoldFiles>,
+    /// Silver's columns as the engine makes them; none takes them as the files have them.
+    pub silver: Option<SchemaRef>,
+    /// Fingerprint of the configuration that the engine stands for: windows with epochs of another one are left out. None takes
+    /// all.
+    pub fingerprint: Option<String>,
 }
 
 impl std::fmt::Debug for Recompute {
@@ -73,6 +79,15 @@ pub fn window(with: &Recompute, data: &Path, row: &WindowRow, facts: &Facts, sil
         if facts.first_pending.is_some_and(|first| first <= last) {
             return Ok(Outcome::Skipped("some of its Silver is committed and not visible yet"));
         }
+        let foreign = |fingerprint: &String| {
+            let mine = |cut: &Cut| cut.epoch > last || *cut.fingerprint == **fingerprint;
+            let touches = facts.touches.get(&(row.table.clone(), row.start_us)).map_or(&[][..], Vec::as_slice);
+            let touched = |cut: &&Cut| touches.iter().any(|touch| touch.epoch == cut.epoch);
+            !facts.cuts.iter().filter(touched).all(mine)
+        };
+        if with.fingerprint.as_ref().is_some_and(foreign) {
+            return Ok(Outcome::Skipped("another configuration made some of it"));
+        }
         taken.push((shard, last));
     }
     let windowing = with.engine.tables()[table].windowing;
@@ -107,10 +122,14 @@ impl Run<'_> {
         let mut hour = self.window.start_us.div_euclid(HOUR_US).saturating_mul(HOUR_US);
         while hour < self.window.end_us {
             for file in visible(data, &format!("silver/{}", hour_folder(hour)))? {
-                if Format::of(&file.relative) != Some(Format::Parquet) {
-                    return Err(Fault::config("Gold is computed again from Silver in Parquet only; turn the recomputation off"));
+                if self.with.silver.is_none() && Format::of(&file.relative) != Some(Format::Parquet) {
+                    return Err(Fault::config("Silver is not Parquet: its columns must be known to compute Gold again"));
                 }
-                for batch in files::open_parquet(&file.path)? {
+                let batches = match &self.with.silver {
+                    Some(silver) => files::open(&file.path, silver)?,
+                    None => files::open_parquet(&file.path)?,
+                };
+                for batch in batches {
                     self.batch(partition.as_mut(), &batch?)?;
                 }
             }

@@ -227,7 +227,7 @@ impl Report {
             self.lines.push(line("total", &total));
             self.lines.extend(scopes.iter().map(|(scope, sides)| line(scope, sides)));
         }
-        self.findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+        self.findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     }
 
     /// The lines as columns: number, scope, says, left, right, difference, place.

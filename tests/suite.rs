@@ -1,5 +1,4 @@
 //! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
-#![allow(clippy::unwrap_used, reason = "a test that can't go on stops where it stands; clippy knows only #[test] functions")]
 
 mod cli;
 mod embedded_stream;
@@ -7,6 +6,12 @@ mod engine {
     mod decode_properties;
     mod differential;
     mod json_test_suite;
+}
+mod read {
+    mod ports;
+    mod queries;
+    mod support;
+    mod teeth;
 }
 mod settings;
 mod tidy;

@@ -17,4 +17,18 @@ pub mod engine {
         pub(crate) mod sums;
         pub mod udaf;
     }
+
+    pub mod glue;
+
+    /// The Silver and Gold statements.
+    pub mod sql {
+        pub mod check;
+        pub mod error;
+        pub mod functions;
+        pub mod gold;
+        pub(crate) mod groups;
+        pub mod lower;
+        pub(crate) mod plan;
+        pub mod silver;
+    }
 }

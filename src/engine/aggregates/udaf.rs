@@ -73,11 +73,6 @@ pub(crate) const ADMITTED: &[(&str, Function, &str)] = &[
 ];
 
 impl Function {
-    /// How many arguments are columns; the others are constants.
-    pub(crate) fn columns(self) -> usize {
-        1
-    }
-
     /// Does it need to know which record a value came from?
     pub(crate) fn needs_place(self) -> bool {
         matches!(self, Self::FirstValue | Self::LastValue)
@@ -141,6 +136,11 @@ fn scalar(name: &str, of: &DataType) -> Result<DataType> {
     } else {
         Err(DataFusionError::Plan(format!("{name} takes a number, text, time or boolean, not {of}")))
     }
+}
+
+/// Can values of this type be told apart by `count(DISTINCT x)`?
+pub(crate) fn countable(of: &DataType) -> bool {
+    scalar("count", of).is_ok_and(|computed| &computed == of)
 }
 
 impl Admitted {

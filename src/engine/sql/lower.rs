@@ -21,7 +21,7 @@ use datafusion::physical_expr::expressions::{Column, Literal};
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::sql::sqlparser::ast::Query;
 
-use super::error::{Blame, SqlError};
+use super::error::{Blame, SqlError, essence};
 use super::plan::{compile, plain, stored, strict};
 use super::silver::timestamp_type;
 use crate::engine::aggregates::firsts::PLACE;
@@ -223,8 +223,7 @@ fn aggregates(blame: Blame<'_>, aggregate: &Aggregate) -> Result<Vec<Lowered>, B
 fn lowered(blame: Blame<'_>, aggregate: &Aggregate, at: usize, expr: &Expr) -> Result<Lowered, Box<SqlError>> {
     let planner = |error: DataFusionError| {
         let text = error.find_root().strip_backtrace();
-        let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
-        Box::new(blame.whole(text, "see the list of admitted aggregates"))
+        Box::new(blame.whole(essence(&text), "see the list of admitted aggregates"))
     };
     let schema = aggregate.input.schema();
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());

@@ -135,7 +135,7 @@ impl ContextProvider for Catalog {
 
 /// One query, nothing else.
 pub(crate) fn parse(blame: Blame<'_>, sql: &str) -> Result<Query, SqlError> {
-    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| blame.syntax(&error.to_string()))?;
+    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| blame.syntax(&error.to_string(), sql))?;
     let one = statements.pop().filter(|_| statements.is_empty());
     if let Some(Statement::Query(query)) = one {
         return Ok(*query);
@@ -150,7 +150,7 @@ pub(crate) fn parse_condition(blame: Blame<'_>, table: &str, sql: &str) -> Resul
         parser.expect_token(&datafusion::sql::sqlparser::tokenizer::Token::EOF)?;
         Ok(condition)
     });
-    let condition = condition.map_err(|error| blame.syntax(&error.to_string()))?;
+    let condition = condition.map_err(|error| blame.syntax(&error.to_string(), sql))?;
     let mut query = parse(blame, &format!("SELECT 1 AS one FROM {table}"))?;
     if let SetExpr::Select(select) = query.body.as_mut() {
         select.selection = Some(condition);

@@ -3,8 +3,7 @@
 mod engine {
     mod common;
     mod commute;
+    mod glue;
     mod statements;
     mod values;
-    #[allow(clippy::disallowed_methods)]
-    mod zz_speed;
 }

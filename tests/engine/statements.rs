@@ -27,7 +27,9 @@ fn every_supported_shape_of_a_gold_statement_compiles() {
         "SELECT count(*) FROM silver",
         "SELECT kind, count(*) AS c FROM silver GROUP BY kind",
         "SELECT silver.kind, count(1) FROM silver WHERE n > 3 GROUP BY silver.kind",
-        "SELECT upper(kind) AS k, sum(n) * 2 + count(*) AS x FROM silver GROUP BY upper(kind) HAVING sum(n) > 3 ORDER BY x LIMIT 3",
+        "SELECT upper(kind) AS k, sum(n) * 2 + 1 AS x FROM silver GROUP BY upper(kind) HAVING sum(n) > 3 ORDER BY x LIMIT 3",
+        "SELECT count(*) FROM silver WHERE NULL HAVING NULL",
+        "SELECT CAST(x AS REAL) AS r, count(*) FROM silver GROUP BY CAST(x AS REAL)",
         "SELECT window_start, kind, max(n) FROM silver GROUP BY window_start, kind",
         "SELECT kind AS k, count(*) AS c FROM silver GROUP BY 1 ORDER BY 2 DESC NULLS LAST LIMIT 10 OFFSET 2",
         "SELECT kind FROM silver GROUP BY kind ORDER BY max(n)",
@@ -193,6 +195,10 @@ fn silver_projects_buckets_and_carries_the_coordinates() {
     let expected = "view|1.0|é|2026-11-23T15:00:00Z|1970-01-01T00:00:00.000042Z|shardId-1|2";
     assert_eq!(text[1], expected);
     assert_eq!((out.kept, out.filtered), (vec![0, 1], vec![("where".into(), 1)]));
+    let renamed = silver("SELECT e.kind, upper(e.kind) FROM events AS e WHERE e.ok").expect("compiles");
+    let renamed = renamed.apply(&events(&[Row::plain(0)]), 0).expect("applies").batch;
+    assert_eq!(renamed.schema().field(1).name(), "upper(e.kind)");
+    assert_eq!(lines(&renamed.project(&[0, 1]).expect("columns")), ["view|VIEW"]);
     let all = silver("SELECT * FROM events").expect("compiles");
     assert!(all.schema().field_with_name("_processed_at").is_err(), "* leaves the wall clock out");
     assert!(silver("SELECT * EXCEPT (kind) FROM events").expect("compiles").schema().field_with_name("kind").is_err());

@@ -1,12 +1,12 @@
 //! From SQL text to an analysed logical plan over one table, and from its expressions to physical ones. Never optimised.
 //!
-//! Owns: the catalog (one table, the functions), parsing, analysis, compiled expressions and how they are evaluated. Does not own:
-//! what may stand in a statement (check), what becomes of the plan (silver, lower).
+//! Owns: the catalog (one table, the functions), parsing, analysis, compiled expressions and how they are evaluated. Does not
+//! own: what may stand in a statement (check), what becomes of the plan (silver, lower).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, new_empty_array, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
@@ -164,6 +164,11 @@ pub(crate) fn compile(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn Physical
     strict(create_physical_expr(expr, schema, &props, &PhysicalPlanningContext::default())?)
 }
 
+/// Compiles a condition; whatever the planner lets pass (a bare NULL) is cast to boolean.
+pub(crate) fn condition(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+    cast(compile(expr, schema)?, schema.as_arrow(), DataType::Boolean)
+}
+
 /// The same expression with checked arithmetic.
 pub(crate) fn strict(expr: Arc<dyn PhysicalExpr>) -> Result<Arc<dyn PhysicalExpr>> {
     let checked = expr.transform_up(|expr| {
@@ -243,14 +248,17 @@ pub(crate) struct Salvaged<E> {
     pub(crate) failed: Vec<(usize, E)>,
 }
 
-/// Evaluates a batch; where that fails, halves it until every bad row stands alone. `n` bad rows cost about n log rows evaluations.
+/// Evaluates a batch; where that fails, halves it until every bad row stands alone: n bad rows cost some n log rows evaluations.
 pub(crate) fn salvage<E>(
     batch: &RecordBatch,
     evaluate: &impl Fn(&RecordBatch) -> Result<Vec<ArrayRef>, E>,
     replace: &impl Fn() -> Option<Vec<ArrayRef>>,
 ) -> Result<Salvaged<E>> {
     let (mut good, mut failed) = (Vec::new(), Vec::new());
-    halve(batch, 0, evaluate, replace, &mut good, &mut failed);
+    // A constant that fails would fail without any row, too.
+    if batch.num_rows() > 0 {
+        halve(batch, 0, evaluate, replace, &mut good, &mut failed);
+    }
     let width = good.first().map_or(0, Vec::len);
     let columns = match good.len() {
         0 | 1 => good.pop().unwrap_or_default(),
@@ -285,6 +293,9 @@ fn halve<E>(
 
 /// Evaluates to a whole column in which a row that cannot be evaluated is NULL: in Gold a record must never stop the table.
 pub(crate) fn column_or_null(expr: &Arc<dyn PhysicalExpr>, of: &DataType, batch: &RecordBatch) -> Result<ArrayRef> {
+    if batch.num_rows() == 0 {
+        return Ok(new_empty_array(of));
+    }
     let evaluate = |batch: &RecordBatch| column(expr, batch).map(|column| vec![column]);
     let null = || Some(vec![new_null_array(of, 1)]);
     let mut columns = salvage(batch, &evaluate, &null)?.columns;

@@ -93,7 +93,7 @@ type Content = Vec<(i64, Vec<u8>, bool, Vec<u8>)>;
 
 fn whole(engine: &SqlEngine, rows: &[Row]) -> Content {
     let windows = by_window(partials(engine, rows, usize::MAX, 1));
-    content(engine, windows.into_iter().map(|(window, parts)| (window, parts)))
+    content(engine, windows.into_iter())
 }
 
 fn content(engine: &SqlEngine, windows: impl Iterator<Item = (i64, Vec<RecordBatch>)>) -> Content {

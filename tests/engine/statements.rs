@@ -42,6 +42,10 @@ fn every_supported_shape_of_a_gold_statement_compiles() {
         let names: Vec<&str> = plan.schema().fields().iter().map(|field| field.name().as_str()).collect();
         assert_eq!(names[..2], ["window_start", "window_end"], "{sql}");
     }
+    let sketch = gold("SELECT quantile_sketch(x) FROM silver").expect("compiles");
+    assert!(!sketch.is_reproducible() && !sketch.may_remove_groups());
+    let having = gold("SELECT count(*) FROM silver HAVING count(*) > 1").expect("compiles");
+    assert!(having.is_reproducible() && having.may_remove_groups());
     let plan = gold("SELECT sum(n) AS a, sum(price) AS b, avg(price) AS c, avg(n) AS d, approx_median(price) AS e FROM silver");
     let types: Vec<DataType> = plan.expect("compiles").schema().fields().iter().map(|f| f.data_type().clone()).collect();
     let expected =

@@ -47,7 +47,7 @@ impl<'a> Check<'a> {
     }
 
     /// The SELECT of an admissible query.
-    pub(crate) fn query<'q>(mut self, query: &'q Query) -> Result<&'q Select, SqlError> {
+    pub(crate) fn query(mut self, query: &Query) -> Result<&Select, SqlError> {
         let select = self.shape(query)?;
         self.clauses(query, select)?;
         match query.visit(&mut self) {

@@ -124,7 +124,7 @@ impl Blame<'_> {
 pub(crate) fn find(query: &Query, name: &str) -> Option<(u64, u64)> {
     let flow = visit_expressions(query, |expr| {
         let hit = if let Expr::Identifier(ident) = expr {
-            (ident.value == name).then(|| ident.span.start)
+            (ident.value == name).then_some(ident.span.start)
         } else if let Expr::CompoundIdentifier(idents) = expr {
             idents.iter().find(|ident| ident.value == name).map(|ident| ident.span.start)
         } else {

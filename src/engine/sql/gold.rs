@@ -96,6 +96,11 @@ impl GoldPlan {
         &self.program.states
     }
 
+    /// Do equal rows always give equal bytes? Not with `quantile_sketch`, which comparisons of Gold must leave out.
+    pub fn is_reproducible(&self) -> bool {
+        self.program.aggregates.iter().all(|aggregate| aggregate.make.fun().name() != "quantile_sketch")
+    }
+
     /// Can a revision take a group away (HAVING or LIMIT)? By-row sinks without tombstones must refuse such a table.
     pub fn may_remove_groups(&self) -> bool {
         self.program.steps.iter().any(|step| match step {

@@ -24,7 +24,7 @@ impl Clock for SystemClock {
         chrono::Utc::now().timestamp_micros()
     }
 
-    // Every `RandomState` has other keys, the first of a thread from the system's random source: hashing nothing under them gives 64 bits.
+    // Every `RandomState` carries fresh keys from the system's random source, and hashing nothing under them gives 64 bits.
     fn random(&self) -> u64 {
         std::collections::hash_map::RandomState::new().build_hasher().finish()
     }

@@ -1,9 +1,9 @@
 //! Estimated percentiles on logarithmic integer buckets: 64 per power of two, so a value is known to 1/128, under 1 %.
 //!
-//! The bucket of a double is its highest 18 bits: sign, exponent and six bits of mantissa. No logarithm is computed, so the same
-//! value falls into the same bucket on every machine; merging adds counts. Values nearer to zero than 2^-1022 count as zero. NULL
-//! and NaN are left out. The result is the middle of the bucket in which the value of rank ⌊p (n - 1)⌋ lies, but never less than
-//! the smallest nor more than the largest value seen, which are kept exactly.
+//! The bucket of a double is its highest 18 bits: sign, exponent and six bits of mantissa. No logarithm is computed, so the
+//! same value falls into the same bucket on every machine; merging adds counts. Values nearer to zero than 2^-1022 count as
+//! zero. NULL and NaN are left out. The result is the middle of the bucket in which the value of rank ⌊p (n - 1)⌋ lies, but
+//! never less than the smallest nor more than the largest value seen, which are kept exactly.
 //!
 //! Owns: `approx_percentile_cont`, `approx_median`. Does not own: exact percentiles (refused: they don't fit into a state).
 
@@ -166,7 +166,10 @@ mod tests {
         }
 
         #[test]
-        fn a_percentile_is_within_one_percent_of_the_exact_one(values in prop::collection::vec(-1e6f64..1e6, 1..300), p in 0.0f64..=1.0) {
+        fn a_percentile_is_within_one_percent_of_the_exact_one(
+            values in prop::collection::vec(-1e6f64..1e6, 1..300),
+            p in 0.0f64..=1.0,
+        ) {
             let mut histogram = [Histogram::default()];
             let column: ArrayRef = Arc::new(Float64Array::from(values.clone()));
             Percentile(p).update(&mut histogram, &[column], &vec![0; values.len()], None).expect("adds");

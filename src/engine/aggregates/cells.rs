@@ -298,3 +298,34 @@ pub(crate) fn canonical(value: f64) -> f64 {
         value
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+    use crate::engine::aggregates::sums::Count;
+
+    #[test]
+    fn one_group_exists_before_its_first_row_and_its_state_can_be_taken_and_merged() {
+        let one = || OneGroup::new(Box::new(Count::default()));
+        assert_eq!(one().evaluate().expect("evaluates"), ScalarValue::Int64(Some(0)));
+        let mut first = one();
+        first.update_batch(&[Arc::new(Int64Array::from(vec![Some(1), None, Some(3)]))]).expect("adds");
+        let state: Vec<ArrayRef> =
+            first.state().expect("a state").iter().map(|scalar| scalar.to_array_of_size(1).expect("an array")).collect();
+        let mut second = one();
+        second.merge_batch(&state).expect("merges");
+        assert_eq!(second.evaluate().expect("evaluates"), ScalarValue::Int64(Some(2)));
+    }
+
+    #[test]
+    fn numbers_of_every_size_come_back() {
+        for number in [0, 1, 127, 128, 300, u64::from(u32::MAX), u64::MAX] {
+            let mut bytes = Vec::new();
+            put_number(number, &mut bytes);
+            assert_eq!(Reader(&bytes).number().expect("whole"), number);
+            assert!(Reader(&bytes[..bytes.len() - 1]).number().is_err());
+        }
+    }
+}

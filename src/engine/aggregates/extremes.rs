@@ -194,7 +194,7 @@ mod tests {
         let column: ArrayRef = Arc::new(Float64Array::from(vec![Some(2.5), None, Some(-1.0), Some(7.0), Some(-0.0)]));
         for (max, expected) in [(false, [Some(-1.0), None]), (true, [Some(7.0), None])] {
             let mut extreme = Extreme::<i64>::new(max, DataType::Float64);
-            extreme.update_batch(&[column.clone()], &[0, 1, 0, 0, 0], None, 2).expect("adds");
+            extreme.update_batch(std::slice::from_ref(&column), &[0, 1, 0, 0, 0], None, 2).expect("adds");
             let out = extreme.evaluate(EmitTo::All).expect("evaluates");
             assert_eq!(out.as_primitive::<Float64Type>().iter().collect::<Vec<_>>(), expected);
         }

@@ -121,7 +121,7 @@ impl Hll {
             Seen::Coupons { table, len } => {
                 let coupons = sorted(table);
                 if *len < 8 {
-                    // Mode LIST: preamble of 2 ints, version, family, lg_k, lg of the list, flags compact (and empty), count, type.
+                    // Mode LIST: preamble of 2 ints, version, family, lg_k, lg of the list, flags, count, type.
                     let flags = if *len == 0 { 8 | 4 } else { 8 };
                     out.extend_from_slice(&[2, 1, 7, self.lg_k, 3, flags, *len as u8, 2 << 2]);
                 } else {

@@ -267,7 +267,7 @@ mod tests {
 
     fn run<W: Wide>(result: Outcome, column: ArrayRef) -> (ArrayRef, bool) {
         let mut sums = Sums::<W>::new(result);
-        sums.update_batch(&[column.clone()], &vec![0; column.len()], None, 1).expect("adds");
+        sums.update_batch(std::slice::from_ref(&column), &vec![0; column.len()], None, 1).expect("adds");
         let out = sums.evaluate(EmitTo::All).expect("evaluates");
         (out, overflowed(&sums))
     }

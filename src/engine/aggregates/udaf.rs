@@ -21,6 +21,7 @@ use super::doubles::Statistic;
 use super::extremes::{Extreme, ExtremeText};
 use super::firsts::Edge;
 use super::hll::{Distincts, Hll};
+use super::quantiles::Quantiles;
 use super::sums::{self, Count, Outcome, Sums};
 
 /// Registers of `approx_distinct` unless a table says otherwise: 2^14, a standard error of 0.8 %.
@@ -44,6 +45,7 @@ pub(crate) enum Function {
     BoolOr,
     ApproxDistinct,
     HllSketch,
+    QuantileSketch,
     ApproxPercentile,
     ApproxMedian,
 }
@@ -68,6 +70,7 @@ pub(crate) const ADMITTED: &[(&str, Function, &str)] = &[
     ("bool_or", Function::BoolOr, "bool_or(x)"),
     ("approx_distinct", Function::ApproxDistinct, "approx_distinct(x)"),
     ("hll_sketch", Function::HllSketch, "hll_sketch(x)"),
+    ("quantile_sketch", Function::QuantileSketch, "quantile_sketch(x), not reproducible to the bit"),
     ("approx_percentile_cont", Function::ApproxPercentile, "approx_percentile_cont(x, p)"),
     ("approx_median", Function::ApproxMedian, "approx_median(x)"),
 ];
@@ -201,6 +204,7 @@ impl Admitted {
             Function::LastValue => Box::new(Edge::new(true, args.ignore_nulls, of)),
             Function::ApproxDistinct => hll(Distincts::Estimate),
             Function::HllSketch => hll(Distincts::Sketch),
+            Function::QuantileSketch => Box::new(Cells::new(Quantiles)),
             Function::ApproxPercentile => Box::new(Cells::new(Percentile(self.percentile(args.exprs)?))),
             Function::ApproxMedian => Box::new(Cells::new(Percentile(0.5))),
         })
@@ -221,6 +225,7 @@ impl Admitted {
             | Function::VarPop
             | Function::ApproxDistinct
             | Function::HllSketch
+            | Function::QuantileSketch
             | Function::ApproxPercentile
             | Function::ApproxMedian => vec![DataType::LargeBinary],
         }
@@ -261,6 +266,7 @@ impl AggregateUDFImpl for Admitted {
             | Function::StddevPop
             | Function::VarSamp
             | Function::VarPop
+            | Function::QuantileSketch
             | Function::ApproxPercentile
             | Function::ApproxMedian => number(self.name, of).map(|_| DataType::Float64)?,
         };
@@ -286,7 +292,7 @@ impl AggregateUDFImpl for Admitted {
             Function::Min | Function::Max | Function::FirstValue | Function::LastValue | Function::BoolAnd | Function::BoolOr => {
                 of
             }
-            Function::HllSketch => DataType::Binary,
+            Function::HllSketch | Function::QuantileSketch => DataType::Binary,
             Function::Stddev
             | Function::StddevPop
             | Function::VarSamp

@@ -1,4 +1,4 @@
-//! What may stand in a statement: read from its syntax, before anything is planned, so that every refusal has a place and a remedy.
+//! What may stand in a statement: read from its syntax before anything is planned, so that a refusal has a place and a remedy.
 //!
 //! Owns: the shapes of Silver and Gold statements, the functions they may call. Does not own: names and types of columns (the
 //! planner says those), what the plan becomes (silver, lower).
@@ -47,7 +47,7 @@ impl<'a> Check<'a> {
     }
 
     /// The SELECT of an admissible query.
-    pub(crate) fn query<'q>(mut self, query: &'q Query) -> Result<&'q Select, SqlError> {
+    pub(crate) fn query(mut self, query: &Query) -> Result<&Select, SqlError> {
         let select = self.shape(query)?;
         self.clauses(query, select)?;
         match query.visit(&mut self) {
@@ -256,7 +256,7 @@ impl<'a> Check<'a> {
         let known: Vec<&str> = self.catalog.function_names().collect();
         let remedy = match nearest(name, &known) {
             Some(nearest) => format!("did you mean `{nearest}`?"),
-            None => "see `sluicebox validate --functions` for those there are".to_owned(),
+            None => "the scalar functions are those of Apache DataFusion, with hour_bucket and json_get".to_owned(),
         };
         self.blame.at(place(function.name.span().start), format!("unknown function `{name}`"), remedy)
     }

@@ -65,13 +65,18 @@ impl Blame<'_> {
     }
 
     /// A syntax error: the parser writes the place into its text.
-    pub(crate) fn syntax(self, text: &str) -> SqlError {
+    pub(crate) fn syntax(self, text: &str, sql: &str) -> SqlError {
         let text = text.strip_prefix("sql parser error: ").unwrap_or(text);
         let number = |after: &str| {
             let (_, rest) = text.rsplit_once(after)?;
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<u64>().ok()
         };
-        let place = number("Line: ").zip(number("Column: "));
+        // The end of the text is the only place that it leaves out.
+        let end = || {
+            let last = sql.rsplit('\n').next().unwrap_or_default();
+            text.ends_with("EOF").then(|| (sql.split('\n').count() as u64, last.chars().count() as u64 + 1))
+        };
+        let place = number("Line: ").zip(number("Column: ")).or_else(end);
         let message = match text.rsplit_once(" at Line: ") {
             Some((message, _)) => message,
             None => text,
@@ -105,8 +110,7 @@ impl Blame<'_> {
         }
         let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
         let text = error.find_root().strip_backtrace();
-        let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
-        let text = text.strip_prefix("This feature is not implemented: ").unwrap_or(text);
+        let text = essence(&text);
         let remedy = if text.contains("GROUP BY") {
             "add the column to GROUP BY, or put it into an aggregate such as max() or last_value()"
         } else {
@@ -120,7 +124,7 @@ impl Blame<'_> {
 pub(crate) fn find(query: &Query, name: &str) -> Option<(u64, u64)> {
     let flow = visit_expressions(query, |expr| {
         let hit = if let Expr::Identifier(ident) = expr {
-            (ident.value == name).then(|| ident.span.start)
+            (ident.value == name).then_some(ident.span.start)
         } else if let Expr::CompoundIdentifier(idents) = expr {
             idents.iter().find(|ident| ident.value == name).map(|ident| ident.span.start)
         } else {
@@ -143,6 +147,13 @@ pub(crate) fn nearest<'n>(name: &str, known: &[&'n str]) -> Option<&'n str> {
         .filter(|(distance, known)| *distance <= known.len().max(name.len()) / 3)
         .min()
         .map(|(_, known)| known)
+}
+
+/// The planner's own words, without the wrapping that repeats them.
+pub(crate) fn essence(text: &str) -> &str {
+    let text = text.rsplit_once("Error during planning: ").map_or(text, |(_, text)| text);
+    let text = text.split_once(" No function matches the given name").map_or(text, |(text, _)| text);
+    text.strip_prefix("This feature is not implemented: ").unwrap_or(text)
 }
 
 fn list(names: &[&str]) -> String {

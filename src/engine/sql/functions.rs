@@ -83,8 +83,8 @@ impl ScalarUDFImpl for HourBucket {
     }
 }
 
-/// `json_get(text, 'a.b[0].c')`: a member of a JSON text. Strings come unquoted, everything else as written; a missing member, JSON
-/// null and a text that is not JSON give NULL.
+/// `json_get(text, 'a.b[0].c')`: a member of a JSON text. Strings come unquoted, everything else as written; a missing member,
+/// JSON null and a text that is not JSON give NULL.
 #[derive(PartialEq, Eq, Hash, Debug)]
 struct JsonGet {
     signature: Signature,

@@ -96,6 +96,11 @@ impl GoldPlan {
         &self.program.states
     }
 
+    /// Do equal rows always give equal bytes? Not with `quantile_sketch`, which comparisons of Gold must leave out.
+    pub fn is_reproducible(&self) -> bool {
+        self.program.aggregates.iter().all(|aggregate| aggregate.make.fun().name() != "quantile_sketch")
+    }
+
     /// Can a revision take a group away (HAVING or LIMIT)? By-row sinks without tombstones must refuse such a table.
     pub fn may_remove_groups(&self) -> bool {
         self.program.steps.iter().any(|step| match step {
@@ -104,7 +109,7 @@ impl GoldPlan {
         })
     }
 
-    /// WHERE over Silver rows; `None` = all rows pass. No NULLs in the answer; a row that WHERE cannot be evaluated for is left out.
+    /// WHERE over Silver rows; `None` = all rows pass. The answer has no NULLs: a row that WHERE fails on is left out.
     pub fn admit(&self, silver: &RecordBatch) -> Result<Option<BooleanArray>, Fault> {
         let Some(filter) = &self.program.filter else { return Ok(None) };
         let column = column_or_null(filter, &DataType::Boolean, silver).map_err(|error| self.bug(&error))?;
@@ -235,8 +240,8 @@ fn reorder(batch: &RecordBatch, mut by: Vec<SortColumn>) -> DfResult<RecordBatch
     Ok(take_record_batch(batch, &lexsort_to_indices(&by, None)?)?)
 }
 
-/// Makes the window a key and an output column. It is put at the end, so that `GROUP BY 1` and `ORDER BY 2` keep their meaning, and
-/// brought to the front at last.
+/// Makes the window a key and an output column. It is put at the end, so that `GROUP BY 1` and `ORDER BY 2` keep their meaning,
+/// and brought to the front at last.
 fn add_window(blame: Blame<'_>, query: &mut Query) -> Result<(), SqlError> {
     let SetExpr::Select(select) = query.body.as_mut() else { return Ok(()) };
     let GroupByExpr::Expressions(keys, _) = &mut select.group_by else { return Ok(()) };

@@ -17,12 +17,12 @@ use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext
 use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, SkipType};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
-use datafusion::physical_expr::expressions::{Column, Literal};
+use datafusion::physical_expr::expressions::{Column, Literal, cast};
 use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::sql::sqlparser::ast::Query;
 
-use super::error::{Blame, SqlError};
-use super::plan::{compile, plain, stored, strict};
+use super::error::{Blame, SqlError, essence};
+use super::plan::{compile, condition, plain, stored, strict};
 use super::silver::timestamp_type;
 use crate::engine::aggregates::firsts::PLACE;
 use crate::engine::aggregates::udaf::{admitted, countable};
@@ -135,7 +135,7 @@ fn steps(mut plan: LogicalPlan) -> Result<(Vec<Step>, Aggregate)> {
             steps.push(Step::Project(exprs, nullable(node.schema.as_arrow())));
             node.input
         } else if let LogicalPlan::Filter(node) = plan {
-            steps.push(Step::Keep(compile(&node.predicate, node.input.schema())?));
+            steps.push(Step::Keep(condition(&node.predicate, node.input.schema())?));
             node.input
         } else if let LogicalPlan::Sort(node) = plan {
             let schema = node.input.schema();
@@ -175,7 +175,7 @@ fn filter(aggregate: &Aggregate) -> Result<Option<Arc<dyn PhysicalExpr>>> {
             if filter.is_some() {
                 return Err(DataFusionError::Plan("two filters below an aggregate".to_owned()));
             }
-            filter = Some(compile(&node.predicate, node.input.schema())?);
+            filter = Some(condition(&node.predicate, node.input.schema())?);
             node.input.clone()
         } else if let LogicalPlan::SubqueryAlias(node) = below.as_ref() {
             node.input.clone()
@@ -207,7 +207,11 @@ fn keys(blame: Blame<'_>, aggregate: &Aggregate) -> Result<Keys, Box<SqlError>> 
                     let message = format!("a group key cannot be of type {of}");
                     return Err(Box::new(blame.whole(message, "group by its members")));
                 }
-                keys.push((expr, of));
+                // Doubles have one representation per key; singles take part as doubles and are cast back at the end.
+                let single = of == DataType::Float32;
+                let of = if single { DataType::Float64 } else { of };
+                let expr = cast(expr, schema.as_arrow(), of.clone());
+                keys.push((expr.map_err(|error| blame.whole(error.strip_backtrace(), ""))?, of));
                 Source::Key(keys.len() - 1)
             }
         });
@@ -223,8 +227,7 @@ fn aggregates(blame: Blame<'_>, aggregate: &Aggregate) -> Result<Vec<Lowered>, B
 fn lowered(blame: Blame<'_>, aggregate: &Aggregate, at: usize, expr: &Expr) -> Result<Lowered, Box<SqlError>> {
     let planner = |error: DataFusionError| {
         let text = error.find_root().strip_backtrace();
-        let text = text.strip_prefix("Error during planning: ").unwrap_or(&text);
-        Box::new(blame.whole(text, "see the list of admitted aggregates"))
+        Box::new(blame.whole(essence(&text), "see the list of admitted aggregates"))
     };
     let schema = aggregate.input.schema();
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());

@@ -1,12 +1,12 @@
 //! From SQL text to an analysed logical plan over one table, and from its expressions to physical ones. Never optimised.
 //!
-//! Owns: the catalog (one table, the functions), parsing, analysis, compiled expressions and how they are evaluated. Does not own:
-//! what may stand in a statement (check), what becomes of the plan (silver, lower).
+//! Owns: the catalog (one table, the functions), parsing, analysis, compiled expressions and how they are evaluated. Does not
+//! own: what may stand in a statement (check), what becomes of the plan (silver, lower).
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use arrow::array::{ArrayRef, RecordBatch, new_empty_array, new_null_array};
 use arrow::compute::concat;
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use datafusion::common::config::ConfigOptions;
@@ -135,7 +135,7 @@ impl ContextProvider for Catalog {
 
 /// One query, nothing else.
 pub(crate) fn parse(blame: Blame<'_>, sql: &str) -> Result<Query, SqlError> {
-    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| blame.syntax(&error.to_string()))?;
+    let mut statements = Parser::parse_sql(&GenericDialect {}, sql).map_err(|error| blame.syntax(&error.to_string(), sql))?;
     let one = statements.pop().filter(|_| statements.is_empty());
     if let Some(Statement::Query(query)) = one {
         return Ok(*query);
@@ -150,7 +150,7 @@ pub(crate) fn parse_condition(blame: Blame<'_>, table: &str, sql: &str) -> Resul
         parser.expect_token(&datafusion::sql::sqlparser::tokenizer::Token::EOF)?;
         Ok(condition)
     });
-    let condition = condition.map_err(|error| blame.syntax(&error.to_string()))?;
+    let condition = condition.map_err(|error| blame.syntax(&error.to_string(), sql))?;
     let mut query = parse(blame, &format!("SELECT 1 AS one FROM {table}"))?;
     if let SetExpr::Select(select) = query.body.as_mut() {
         select.selection = Some(condition);
@@ -162,6 +162,11 @@ pub(crate) fn parse_condition(blame: Blame<'_>, table: &str, sql: &str) -> Resul
 pub(crate) fn compile(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
     let props = ExecutionProps::new();
     strict(create_physical_expr(expr, schema, &props, &PhysicalPlanningContext::default())?)
+}
+
+/// Compiles a condition; whatever the planner lets pass (a bare NULL) is cast to boolean.
+pub(crate) fn condition(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
+    cast(compile(expr, schema)?, schema.as_arrow(), DataType::Boolean)
 }
 
 /// The same expression with checked arithmetic.
@@ -243,14 +248,17 @@ pub(crate) struct Salvaged<E> {
     pub(crate) failed: Vec<(usize, E)>,
 }
 
-/// Evaluates a batch; where that fails, halves it until every bad row stands alone. `n` bad rows cost about n log rows evaluations.
+/// Evaluates a batch; where that fails, halves it until every bad row stands alone: n bad rows cost some n log rows evaluations.
 pub(crate) fn salvage<E>(
     batch: &RecordBatch,
     evaluate: &impl Fn(&RecordBatch) -> Result<Vec<ArrayRef>, E>,
     replace: &impl Fn() -> Option<Vec<ArrayRef>>,
 ) -> Result<Salvaged<E>> {
     let (mut good, mut failed) = (Vec::new(), Vec::new());
-    halve(batch, 0, evaluate, replace, &mut good, &mut failed);
+    // A constant that fails would fail without any row, too.
+    if batch.num_rows() > 0 {
+        halve(batch, 0, evaluate, replace, &mut good, &mut failed);
+    }
     let width = good.first().map_or(0, Vec::len);
     let columns = match good.len() {
         0 | 1 => good.pop().unwrap_or_default(),
@@ -285,6 +293,9 @@ fn halve<E>(
 
 /// Evaluates to a whole column in which a row that cannot be evaluated is NULL: in Gold a record must never stop the table.
 pub(crate) fn column_or_null(expr: &Arc<dyn PhysicalExpr>, of: &DataType, batch: &RecordBatch) -> Result<ArrayRef> {
+    if batch.num_rows() == 0 {
+        return Ok(new_empty_array(of));
+    }
     let evaluate = |batch: &RecordBatch| column(expr, batch).map(|column| vec![column]);
     let null = || Some(vec![new_null_array(of, 1)]);
     let mut columns = salvage(batch, &evaluate, &null)?.columns;

@@ -9,8 +9,9 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, BooleanArray, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, UInt32Type};
-use datafusion::common::{DFSchema, DataFusionError};
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::common::DataFusionError;
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::logical_plan::Projection;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
@@ -19,7 +20,7 @@ use sluicebox_actors::model::fault::{Fault, Kind};
 
 use super::check::{Check, PROCESSED_AT, Tier, WALL_CLOCK};
 use super::error::{Blame, SqlError, describe, fault, find, place};
-use super::plan::{Catalog, column, compile, parse, parse_condition, salvage, stored};
+use super::plan::{Catalog, column, compile, condition, parse, parse_condition, salvage, stored};
 use crate::engine::aggregates::udaf::DEFAULT_LG_K;
 
 /// What every Silver row carries behind the statement's columns, in this order.
@@ -86,10 +87,11 @@ impl SilverPlan {
         name_items(blame, &mut query, &catalog.schema)?;
         rules.extend(Self::rule(blame, &catalog, &query, "where")?);
         let plan = catalog.plan(blame, &query)?;
-        let LogicalPlan::Projection(projection) = plan else {
+        let projection = if let LogicalPlan::Projection(projection) = plan { Some(projection) } else { None };
+        let Some(projection) = projection.filter(|projection| is_source(&projection.input)) else {
             return Err(blame.whole("one SELECT over `events` is expected", "name the columns to keep"));
         };
-        let (columns, schema) = Self::columns(blame, &catalog, &projection.expr, &projection.schema, &query)?;
+        let (columns, schema) = Self::columns(blame, &catalog, &projection, &query)?;
         let uses_processed_at = columns.iter().any(|expr| uses(expr, PROCESSED_AT));
         Ok(Self { rules, columns, schema, input, uses_processed_at })
     }
@@ -100,7 +102,7 @@ impl SilverPlan {
         let plan = catalog.plan(blame, query)?;
         let LogicalPlan::Projection(projection) = plan else { return Ok(None) };
         let LogicalPlan::Filter(filter) = projection.input.as_ref() else { return Ok(None) };
-        let keep = compile(&filter.predicate, filter.input.schema()).map_err(|error| blame.planner(&error, query))?;
+        let keep = condition(&filter.predicate, filter.input.schema()).map_err(|error| blame.planner(&error, query))?;
         if uses(&keep, PROCESSED_AT) {
             let message = format!("which rows are kept must not depend on `{PROCESSED_AT}`: a replay would keep others");
             return Err(blame.at(find(query, PROCESSED_AT), message, "compare with _arrival_time, which a replay keeps"));
@@ -111,16 +113,13 @@ impl SilverPlan {
     fn columns(
         blame: Blame<'_>,
         catalog: &Catalog,
-        exprs: &[Expr],
-        names: &DFSchema,
+        projection: &Projection,
         query: &Query,
     ) -> Result<(Vec<Arc<dyn PhysicalExpr>>, SchemaRef), SqlError> {
-        let events = DFSchema::try_from_qualified_schema(catalog.table, &catalog.schema);
-        let events = events.map_err(|error| blame.planner(&error, query))?;
         let (mut columns, mut fields): (Vec<Arc<dyn PhysicalExpr>>, Vec<Field>) = Default::default();
-        for (expr, field) in exprs.iter().zip(names.fields()) {
+        for (expr, field) in projection.expr.iter().zip(projection.schema.fields()) {
             let name = field.name();
-            let expr = compile(expr, &events).map_err(|error| blame.planner(&error, query))?;
+            let expr = compile(expr, projection.input.schema()).map_err(|error| blame.planner(&error, query))?;
             let same = expr.downcast_ref::<Column>().filter(|column| column.name() == name);
             if CARRIED.contains(&name.as_str()) {
                 if same.is_none() {
@@ -159,19 +158,23 @@ impl SilverPlan {
         self.rules.iter().map(|rule| &rule.name)
     }
 
-    /// Filters and projects one batch. A row belongs to the first rule that drops it; NULL drops as in WHERE. A row that cannot be
-    /// evaluated costs itself.
+    /// Filters and projects one batch. A row belongs to the first rule that drops it; NULL drops as in WHERE. A row that cannot
+    /// be evaluated costs itself.
     pub fn apply(&self, events: &RecordBatch, processed_at_us: i64) -> Result<SilverOut, Fault> {
         let bug = |error: DataFusionError| fault(Kind::Bug, "the Silver statement", &error);
         let mut rest = self.input(events, processed_at_us)?;
         let mut kept: Vec<u32> = (0..rest.num_rows() as u32).collect();
         let (mut filtered, mut failed) = (Vec::new(), Vec::new());
         for rule in &self.rules {
+            if kept.is_empty() {
+                break;
+            }
             let evaluate = |batch: &RecordBatch| column(&rule.keep, batch).map(|column| vec![column]);
             // A failed row is taken out below whatever stands here.
             let no = || Some(vec![Arc::new(BooleanArray::from(vec![false])) as ArrayRef]);
             let found = salvage(&rest, &evaluate, &no).map_err(bug)?;
-            let Some(keep) = found.columns.first().and_then(|keep| keep.as_boolean_opt()) else { continue };
+            let keep = found.columns.first().and_then(|keep| keep.as_boolean_opt());
+            let keep = keep.ok_or_else(|| Fault::bug("a condition that is not boolean"))?;
             failed.extend(
                 found.failed.iter().map(|(row, error)| (kept[*row], format!("rule `{}`: {}", rule.name, describe(error)))),
             );
@@ -202,6 +205,9 @@ impl SilverPlan {
 
     fn project(&self, rest: &RecordBatch, kept: &mut Vec<u32>, failed: &mut Vec<(u32, String)>) -> Result<RecordBatch, Fault> {
         let bug = |error: DataFusionError| fault(Kind::Bug, "the Silver statement", &error);
+        if kept.is_empty() {
+            return Ok(RecordBatch::new_empty(self.schema.clone()));
+        }
         let evaluate = |batch: &RecordBatch| {
             let each = self.columns.iter().enumerate();
             each.map(|(at, expr)| column(expr, batch).map_err(|error| (at, error))).collect::<Result<Vec<_>, _>>()
@@ -229,6 +235,17 @@ impl SilverPlan {
 fn filter_rows(rows: Vec<u32>, keep: &BooleanArray) -> Result<Vec<u32>, arrow::error::ArrowError> {
     let rows = arrow::array::UInt32Array::from(rows);
     Ok(filter(&rows, keep)?.as_primitive::<UInt32Type>().values().to_vec())
+}
+
+/// The table itself, perhaps filtered or renamed: what the compiled expressions find their columns in.
+fn is_source(plan: &LogicalPlan) -> bool {
+    if let LogicalPlan::Filter(node) = plan {
+        is_source(&node.input)
+    } else if let LogicalPlan::SubqueryAlias(node) = plan {
+        is_source(&node.input)
+    } else {
+        matches!(plan, LogicalPlan::TableScan(_))
+    }
 }
 
 /// Does the expression read this column?

@@ -46,6 +46,7 @@ pub mod engine {
         pub(crate) mod extremes;
         pub(crate) mod firsts;
         pub(crate) mod hll;
+        pub(crate) mod quantiles;
         pub(crate) mod sums;
         pub mod udaf;
     }

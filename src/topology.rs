@@ -173,8 +173,13 @@ impl Stores {
     }
 
     /// What computes Gold once more for the audit.
-    pub fn recompute(&self, compiled: &Compiled) -> Recompute {
-        Recompute { engine: compiled.engine.clone(), gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)) }
+    pub fn recompute(&self, loaded: &Loaded, compiled: &Compiled) -> Recompute {
+        Recompute {
+            engine: compiled.engine.clone(),
+            gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)),
+            silver: Some(compiled.engine.silver_schema().clone()),
+            fingerprint: Some(loaded.fingerprint()),
+        }
     }
 }
 

@@ -3,9 +3,14 @@
 mod cli;
 mod embedded_stream;
 mod engine {
+    mod common;
+    mod commute;
     mod decode_properties;
     mod differential;
+    mod glue;
     mod json_test_suite;
+    mod statements;
+    mod values;
 }
 mod read {
     mod ports;

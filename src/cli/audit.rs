@@ -13,6 +13,7 @@ use crate::progress::{Progress, Unit};
 use crate::read::audit::pass::Audit;
 use crate::read::audit::report::Report;
 use crate::run;
+use crate::settings::Loaded;
 use crate::topology::{self, Compiled, Stores};
 
 /// Flags of `audit`.
@@ -28,14 +29,14 @@ pub fn run(args: AuditArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
     let compiled = topology::compile(&loaded)?;
     let stores = Stores::for_reading(context.data(), context.clock())?;
-    let report = report(&compiled, &stores, args.quick, context)?;
+    let report = report(&loaded, &compiled, &stores, args.quick, context)?;
     print(&report, context)?;
     Ok(if report.ok() { Exit::Good } else { Exit::Found })
 }
 
 /// The audit itself, with its progress on stderr.
-pub fn report(compiled: &Compiled, stores: &Stores, quick: bool, context: &Context) -> Result<Report, CliError> {
-    let recompute = (!quick).then(|| stores.recompute(compiled));
+pub fn report(loaded: &Loaded, compiled: &Compiled, stores: &Stores, quick: bool, context: &Context) -> Result<Report, CliError> {
+    let recompute = (!quick).then(|| stores.recompute(loaded, compiled));
     let mut audit = Audit::new(stores.sources(), compiled.engine.tables().to_vec(), recompute);
     let bar = Mutex::new(Progress::stderr("audit", Unit::Records, None, context.clock()));
     audit.progress = Some(Arc::new(move |at| {

@@ -60,7 +60,7 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<Exit, CliError> {
     output.table(&super::run::summary(&totals))?;
     output.note("3/4  auditing: every line of the ledger, every file by its hash, every window computed again from Silver")?;
     let stores = Stores::for_reading(context.data(), context.clock())?;
-    let report = audit::report(&compiled, &stores, false, context)?;
+    let report = audit::report(&loaded, &compiled, &stores, false, context)?;
     audit::print(&report, context)?;
     output.note("4/4  Gold, table hourly_by_type")?;
     let catalog = Catalog::new(stores.sources(), compiled.schemas());

@@ -12,27 +12,21 @@ use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::model::window::Window;
 use sluicebox_actors::ports::{Decoded, Engine, Finished, GoldTable, Partial, PartitionEngine};
 
+use super::decode::{Decoder, Events};
 use super::sql::gold::GoldPlan;
 use super::sql::groups::Groups;
 use super::sql::silver::SilverPlan;
-
-/// What a decoder made of one slice.
-#[derive(Clone, Debug)]
-pub struct Events {
-    /// The table `events`.
-    pub batch: RecordBatch,
-    /// Per event: index of its record in the slice, rising.
-    pub origin: Vec<u32>,
-    /// Records that are no events, by index, rising.
-    pub rejections: Vec<Rejection>,
-    /// Largest event time, microseconds.
-    pub max_event_us: Option<i64>,
-}
 
 /// From raw records to events. A record's fault is a rejection; a `Fault` is ours or the world's.
 pub trait EventDecoder: Send {
     /// Decodes one slice. Every record is an event or a rejection.
     fn decode(&mut self, slice: &RawSlice) -> Result<Events>;
+}
+
+impl EventDecoder for Decoder {
+    fn decode(&mut self, slice: &RawSlice) -> Result<Events> {
+        self.decode(slice)
+    }
 }
 
 /// Makes the decoder of one partition.

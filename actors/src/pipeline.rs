@@ -540,6 +540,7 @@ impl Wiring<'_> {
                 self.outlet(dlq.clone().recipient(), from, 0, &Numbering::default()),
             ],
             sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
+            finish: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
             credit: None,
         }
     }

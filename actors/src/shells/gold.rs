@@ -23,6 +23,7 @@ use crate::model::row::{Base, ShardRow, WindowRow};
 use crate::model::states;
 use crate::ports::{Blobs, Cas, Clock, Engine, GoldFiles, LedgerFiles, Rows, WindowPermit};
 use crate::shells::message::NewEpoch;
+use crate::toolkit::crash;
 use crate::toolkit::outlet::{Door, Notices};
 use crate::toolkit::pause::Pause;
 use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turned};
@@ -351,11 +352,13 @@ async fn emit(
     let content = parts.gold_files.encode(&row.table, &finished.rows)?;
     let key = format!("content/{}/{}-{:010}-{:016x}", row.table, row.start_us, row.revision, parts.clock.random());
     parts.blobs.put(&key, content.clone()).await?;
+    crash::pass("gold.after_content");
     let old = parts.rows.window(&row.table, row.start_us).await?.and_then(|old| old.content);
     row.content = Some(ObjectRef { key, len: content.len() as u64, sha256: Hash::of(&content) });
     row.rows = finished.rows.num_rows() as u64;
     row.overflow = finished.overflow;
     swap(parts, expected, &row).await?;
+    crash::pass("gold.after_swap");
     if row.overflow {
         tracing::error!(alert = "overflow", table = row.table, start_us = row.start_us, "an integer sum left its range");
     }
@@ -365,6 +368,7 @@ async fn emit(
 /// Makes a revision visible, notes that it is, and forgets the content before it.
 async fn publish(parts: &GoldParts, mut row: WindowRow, content: bytes::Bytes, old: Option<ObjectRef>) -> Result<WindowRow> {
     parts.gold_files.publish(WindowPermit::won(row.revision), &row, content).await?;
+    crash::pass("gold.after_publish");
     tracing::info!(table = row.table, start_us = row.start_us, revision = row.revision, status = row.status.as_str(), "gold");
     let expected = row.version;
     row.published = row.revision;
@@ -388,8 +392,10 @@ async fn rebase(
     let states = states::encode(&merged(parts, cache, table, &row, loads).await?)?;
     let key = format!("bases/{}/{}-{:016x}", row.table, row.start_us, parts.clock.random());
     parts.blobs.put(&key, states.clone()).await?;
+    crash::pass("base.after_put");
     let old = row.base.replace(base(ObjectRef { key, len: states.len() as u64, sha256: Hash::of(&states) }));
     swap(parts, expected, &row).await?;
+    crash::pass("base.after_swap");
     if let Some(old) = old {
         parts.blobs.delete(&old.object.key).await?;
     }
@@ -425,8 +431,10 @@ async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, key
     if !fresh.is_empty() {
         parts.ledger.append(&fresh).await?;
     }
+    crash::pass("collect.after_ledger");
     for key in keys {
         parts.blobs.delete(key).await?;
+        crash::pass("collect.after_delete");
     }
     Ok(())
 }

@@ -31,7 +31,8 @@ const SHARDS: usize = 3;
 
 /// Epochs of a few dozen records, two partitions, early collection, and a lateness under which nothing is too late: the latest
 /// demo events are five hours late, and however epochs are cut, no bound is ahead of the arrivals.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
+    "stream.shards=3",
     "commit.size=8KiB",
     "limits.fetch=8KiB",
     "limits.in_flight=16KiB",
@@ -52,7 +53,10 @@ const QUESTIONS: [(&str, &str); 4] = [
         "SELECT _shard, _sequence, _sub_sequence, _arrival_time, event_time, eventType, userId, timestamp, sessionId, amount, \
          hourBucket FROM silver ORDER BY 1, 2, 3",
     ),
-    ("dlq", "SELECT shard, sequence, sub_sequence, stage, reason, message, path, arrival_time, data FROM dlq ORDER BY 1, 2, 3, 4"),
+    (
+        "dlq",
+        "SELECT shard, sequence, sub_sequence, stage, reason, message, path, arrival_time, data FROM dlq ORDER BY 1, 2, 3, 4",
+    ),
     (
         "gold_windows",
         "SELECT \"table\", window_start, window_end, rows, on_time + late AS taken, too_late, overflow, missing_shards, sha256 \

@@ -70,8 +70,7 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
         .map_err(|error| SettingsError { problems: vec![sql_problem(loaded, error)] })?;
     let (mut gold, mut problems) = (Vec::new(), Vec::new());
     for table in &settings.gold {
-        let windowing =
-            Windowing { size_us: table.window.tumbling.as_us(), lateness_us: table.window.allowed_lateness.as_us() };
+        let windowing = Windowing { size_us: table.window.tumbling.as_us(), lateness_us: table.window.allowed_lateness.as_us() };
         match GoldPlan::compile(&table.name, &table.sql, silver.schema(), windowing) {
             Ok(plan) => gold.push(plan),
             Err(error) => problems.push(sql_problem(loaded, error)),
@@ -87,11 +86,7 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
 
 /// How the contract reads an event's time.
 pub fn event_options(event: &settings::Event) -> EventOptions {
-    let time = if event.time.is_arrival() {
-        TimeSource::Arrival
-    } else {
-        TimeSource::Path(event.time.segments().to_vec())
-    };
+    let time = if event.time.is_arrival() { TimeSource::Arrival } else { TimeSource::Path(event.time.segments().to_vec()) };
     let time_format = match &event.time_format {
         settings::TimeFormat::Rfc3339 => TimeFormat::Rfc3339,
         settings::TimeFormat::EpochS => TimeFormat::EpochS,

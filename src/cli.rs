@@ -1,6 +1,6 @@
 //! The command line: verbs, global flags, and the dispatch to one function per verb.
 //!
-//! Owns: what every verb shares (context, colours, exit). Does not own: what a verb does (cli/<verb>), how an error reads
+//! Owns: what every verb shares (context, colours, exit). Does not own: what a verb does (a file per verb), how an error reads
 //! (cli/error), logs (cli/logs).
 
 use std::io::IsTerminal;
@@ -47,7 +47,7 @@ const AFTER_HELP: &str = "Exit codes: 0 good, 1 the job found something wrong, 2
     Start with `sluicebox demo`; a pipeline of your own with `sluicebox init`.";
 
 /// What every verb takes.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
     /// The pipeline file; without one, config/local.toml, and if that is not there, the built-in pipeline
@@ -106,7 +106,7 @@ pub enum Verb {
     Run(run::RunArgs),
     /// Makes a stream, runs the built-in pipeline over it, audits it and shows Gold
     Demo(demo::DemoArgs),
-    /// Runs SQL over the tables bronze, silver, gold_<name>, gold_windows, ledger and dlq
+    /// Runs SQL over the tables bronze, silver, gold_NAME, gold_windows, ledger and dlq
     Query(query::QueryArgs),
     /// Shows a Gold table's windows and rows
     Gold(gold::GoldArgs),
@@ -141,9 +141,19 @@ impl Context {
         Source::choose(self.global.config.as_deref())
     }
 
+    /// The arguments of `--set`.
+    pub fn sets(&self) -> &[String] {
+        &self.global.sets
+    }
+
     /// Folder of streams, state and tables; may not exist yet.
     pub fn data(&self) -> &Path {
         &self.global.data
+    }
+
+    /// The same over another data directory.
+    pub fn at(&self, data: PathBuf) -> Self {
+        Self { global: Global { data, ..self.global.clone() }, clock: self.clock.clone() }
     }
 
     /// The machine's clock.

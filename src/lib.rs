@@ -12,7 +12,7 @@ pub mod topology;
 /// Files as records: what `put` reads.
 pub mod input {
     pub mod arrival;
-    mod batcher;
+    pub mod batcher;
     pub mod csv;
     pub mod error;
     pub mod json_path;
@@ -30,11 +30,40 @@ pub mod stream {
     mod catalog;
     mod database;
     pub mod embedded;
+    mod routing;
     mod shard;
 }
 
 /// From bytes to rows: the event contract, decoding, SQL.
 pub mod engine {
+    /// Aggregates whose states commute to the bit.
+    pub mod aggregates {
+        pub(crate) mod buckets;
+        pub(crate) mod cells;
+        pub(crate) mod distinct;
+        pub(crate) mod doubles;
+        pub(crate) mod exact;
+        pub(crate) mod extremes;
+        pub(crate) mod firsts;
+        pub(crate) mod hll;
+        pub(crate) mod quantiles;
+        pub(crate) mod sums;
+        pub mod udaf;
+    }
+
+    pub mod glue;
+
+    /// The Silver and Gold statements.
+    pub mod sql {
+        pub mod check;
+        pub mod error;
+        pub mod functions;
+        pub mod gold;
+        pub(crate) mod groups;
+        pub mod lower;
+        pub(crate) mod plan;
+        pub mod silver;
+    }
     pub mod contract;
     pub mod decode;
     pub mod event_time;

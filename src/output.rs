@@ -1,7 +1,7 @@
 //! Results on stdout: tables for people, JSON lines and CSV for programs.
 //!
-//! Owns: the three formats, alignment, human units, cells that a spreadsheet would run. Does not own: what is printed (cli, read),
-//! errors and progress on stderr.
+//! Owns: the three formats, alignment, human units, cells that a spreadsheet would run. Does not own: what is printed (cli,
+//! read), errors and progress on stderr.
 
 use std::io::{self, Write};
 

@@ -51,9 +51,11 @@ pub struct Compiled {
 impl Compiled {
     /// The columns of every table by its name in SQL.
     pub fn schemas(&self) -> Vec<(String, SchemaRef)> {
-        let mut schemas = vec![("silver".to_owned(), self.engine.silver_schema())];
+        let mut schemas = vec![("silver".to_owned(), self.engine.silver_schema().clone())];
         for (index, table) in self.engine.tables().iter().enumerate() {
-            schemas.push((format!("gold_{}", table.name), self.engine.gold_schema(index)));
+            if let Some(schema) = self.engine.gold_schema(index) {
+                schemas.push((format!("gold_{}", table.name), schema.clone()));
+            }
         }
         schemas
     }
@@ -70,7 +72,7 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
         .map_err(|error| SettingsError { problems: vec![sql_problem(loaded, error)] })?;
     let (mut gold, mut problems) = (Vec::new(), Vec::new());
     for table in &settings.gold {
-        let windowing = Windowing { size_us: table.window.tumbling.as_us(), lateness_us: table.window.allowed_lateness.as_us() };
+        let windowing = Windowing { size_us: table.window.tumbling.us(), lateness_us: table.window.allowed_lateness.us() };
         match GoldPlan::compile(&table.name, &table.sql, silver.schema(), windowing) {
             Ok(plan) => gold.push(plan),
             Err(error) => problems.push(sql_problem(loaded, error)),
@@ -93,9 +95,9 @@ pub fn event_options(event: &settings::Event) -> EventOptions {
         settings::TimeFormat::EpochMs => TimeFormat::EpochMs,
         settings::TimeFormat::EpochUs => TimeFormat::EpochUs,
         settings::TimeFormat::EpochNs => TimeFormat::EpochNs,
-        settings::TimeFormat::Custom(format) => TimeFormat::Custom(format.clone()),
+        settings::TimeFormat::Pattern(format) => TimeFormat::Custom(format.clone()),
     };
-    EventOptions { time, time_format, default_offset_s: event.time_zone.seconds(), max_future_us: event.max_future.as_us() }
+    EventOptions { time, time_format, default_offset_s: event.time_zone.seconds(), max_future_us: event.max_future.us() }
 }
 
 fn contract_problem(loaded: &Loaded, error: ContractError) -> Problem {
@@ -104,12 +106,28 @@ fn contract_problem(loaded: &Loaded, error: ContractError) -> Problem {
 }
 
 fn sql_problem(loaded: &Loaded, error: SqlError) -> Problem {
-    let key = error.key(&loaded.settings);
+    let key = key_of(&error.statement, &loaded.settings);
     let place = match error.place {
-        Some((line, column)) => loaded.place_in(&key, line, column),
+        Some((line, column)) => loaded.place_in(&key, line as usize, column as usize),
         None => loaded.place_of(&key),
     };
     Problem::new(format!("`{}`: {}", error.statement, error.message)).at(place).help(error.remedy)
+}
+
+/// Statements go by the table's or rule's name, keys of the file by its index.
+fn key_of(statement: &str, settings: &Settings) -> String {
+    let named = |prefix: &str, suffix: &str| statement.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+    if let Some(name) = named("gold.", ".sql")
+        && let Some(index) = settings.gold.iter().position(|gold| gold.name == name)
+    {
+        return format!("gold.{index}.sql");
+    }
+    if let Some(name) = named("silver.filter.", ".where")
+        && let Some(index) = settings.silver.filter.iter().position(|filter| filter.name == name)
+    {
+        return format!("silver.filter.{index}.where");
+    }
+    statement.to_owned()
 }
 
 /// A data directory with the stores in it.
@@ -155,8 +173,13 @@ impl Stores {
     }
 
     /// What computes Gold once more for the audit.
-    pub fn recompute(&self, compiled: &Compiled) -> Recompute {
-        Recompute { engine: compiled.engine.clone(), gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)) }
+    pub fn recompute(&self, loaded: &Loaded, compiled: &Compiled) -> Recompute {
+        Recompute {
+            engine: compiled.engine.clone(),
+            gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)),
+            silver: Some(compiled.engine.silver_schema().clone()),
+            fingerprint: Some(loaded.fingerprint()),
+        }
     }
 }
 
@@ -200,10 +223,10 @@ pub fn parts(
         fetch: FetchLimits { records: settings.limits.fetch_records as usize, bytes: settings.limits.fetch.as_usize() },
         shard: shard_config(settings, drain),
         restart: RestartConfig {
-            backoff_min_us: settings.restart.backoff_min.as_us(),
-            backoff_max_us: settings.restart.backoff_max.as_us(),
+            backoff_min_us: settings.restart.backoff_min.us(),
+            backoff_max_us: settings.restart.backoff_max.us(),
             intensity: settings.restart.intensity,
-            period_us: settings.restart.period.as_us(),
+            period_us: settings.restart.period.us(),
         },
         gold: GoldConfig { collect_after: settings.collect.after_epochs as usize },
     };
@@ -230,9 +253,9 @@ pub fn parts(
 
 fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
     ShardConfig {
-        commit_interval_us: settings.commit.interval.as_us(),
+        commit_interval_us: settings.commit.interval.us(),
         commit_size: settings.commit.size.as_usize() as u64,
-        disorder_us: settings.event.disorder.as_us(),
+        disorder_us: settings.event.disorder.us(),
         poll_us: POLL_US,
         on_gap: match settings.stream.on_gap {
             settings::OnGap::Halt => OnGap::Halt,

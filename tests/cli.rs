@@ -13,7 +13,13 @@ struct Ran {
 
 fn sluicebox(folder: &Path, arguments: &[&str]) -> Ran {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sluicebox"));
-    command.current_dir(folder).args(arguments).env_remove("SLUICEBOX_LOG").env("SLUICEBOX__PIPELINE__NAME", "tested");
+    command
+        .current_dir(folder)
+        .args(arguments)
+        .env_remove("SLUICEBOX_LOG")
+        .env_remove("SLUICEBOX_CONFIG")
+        .env_remove("SLUICEBOX_DATA")
+        .env("SLUICEBOX__PIPELINE__NAME", "tested");
     let Output { status, stdout, stderr } = command.output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ran { code: status.code().unwrap(), out: text(stdout), err: text(stderr) }
@@ -53,6 +59,8 @@ fn a_starter_is_written_once_and_is_valid_where_it_stands() {
     let ran = sluicebox(&mine, &["validate"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
     assert!(ran.out.contains("gold/hourly_by_type") && ran.out.contains("config/local.toml"), "{}", ran.out);
+    let ran = sluicebox(&mine, &["validate", "--config", "config/reference.toml"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
     let again = sluicebox(folder.path(), &["init", "mine"]);
     assert_eq!(again.code, 1);
     assert!(again.err.contains("not empty"), "{}", again.err);

@@ -46,6 +46,14 @@ fn after(sequence: u64) -> Position {
     if sequence == 0 { Position::START } else { Position::after(Sequence::dense(sequence)) }
 }
 
+/// One test of this file, in a process of its own.
+fn again(test: &str) -> std::process::Command {
+    let name = module_path!().split_once("::").map_or(test.to_owned(), |(_, module)| format!("{module}::{test}"));
+    let mut command = std::process::Command::new(std::env::current_exe().expect("this test"));
+    command.args(["--exact", &name]);
+    command
+}
+
 fn read_all(stream: &EmbeddedStream, shard: &ShardId) -> Vec<RawRecord> {
     let mut records: Vec<RawRecord> = Vec::new();
     loop {
@@ -274,7 +282,6 @@ fn a_flipped_byte_in_a_payload_is_refused_and_named_by_shard_and_range() {
 
 #[test]
 fn two_processes_put_at_once_and_every_record_has_a_number_of_its_own() {
-    const NAME: &str = "embedded_stream::two_processes_put_at_once_and_every_record_has_a_number_of_its_own";
     const DIR: &str = "SLUICEBOX_TEST_PUT_INTO";
     const PUTS: usize = 40;
     let put_all = |dir: &Path, who: &str| {
@@ -288,8 +295,7 @@ fn two_processes_put_at_once_and_every_record_has_a_number_of_its_own() {
         return put_all(Path::new(&dir), "child");
     }
     let dir = tempfile::tempdir().expect("a directory");
-    let mut child = std::process::Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", NAME])
+    let mut child = again("two_processes_put_at_once_and_every_record_has_a_number_of_its_own")
         .env(DIR, dir.path())
         .stdout(std::process::Stdio::null())
         .spawn()
@@ -405,4 +411,38 @@ async fn the_port_gives_what_the_blocking_calls_give() {
     clock.now_us.store(90, Ordering::Relaxed);
     let read = port.read(&shard(0), after(1), 9, 999).await.expect("reads");
     assert_eq!((read.records.len(), read.now_us, read.caught_up), (0, 90, true));
+}
+
+#[test]
+fn what_was_acknowledged_to_a_process_that_was_killed_is_there() {
+    const DIR: &str = "SLUICEBOX_TEST_KILLED_IN";
+    if let Some(dir) = std::env::var_os(DIR) {
+        let stream = EmbeddedStream::open(Path::new(&dir), "s", clock()).expect("opens");
+        for i in 0.. {
+            let outcome = stream.put(&[record("k", &format!("{i}"))]).expect("puts");
+            println!("acknowledged={}", outcome[0].as_ref().expect("stored").1);
+        }
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    EmbeddedStream::create(dir.path(), "s", 1, clock()).expect("creates");
+    let mut child = again("what_was_acknowledged_to_a_process_that_was_killed_is_there")
+        .arg("--nocapture")
+        .env(DIR, dir.path())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("a pipe")));
+    let acknowledged: Vec<u64> =
+        lines.map_while(Result::ok).filter_map(|line| line.split_once("acknowledged=")?.1.parse().ok()).take(25).collect();
+    child.kill().expect("dies");
+    child.wait().expect("is dead");
+    assert_eq!(acknowledged, (1..=25).collect::<Vec<_>>());
+
+    let stream = EmbeddedStream::open(dir.path(), "s", clock()).expect("opens at once");
+    let stored = read_all(&stream, &shard(0));
+    assert!(stored.len() >= 25, "{}", stored.len());
+    for (i, record) in stored.iter().enumerate() {
+        assert_eq!((record.sequence, &record.data[..]), (Sequence::dense(i as u64 + 1), format!("{i}").as_bytes()));
+    }
+    assert_eq!(stream.stats(&shard(0)).expect("reads").records, stored.len() as u64);
 }

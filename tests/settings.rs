@@ -242,6 +242,24 @@ fn every_shipped_pipeline_loads() {
     load(&Source::Builtin, [], &[]).expect("the built-in pipeline");
 }
 
+#[test]
+fn every_shipped_contract_and_statement_compiles() {
+    for path in shipped() {
+        let loaded = load(&Source::File(path.clone()), [], &[]).unwrap();
+        sluicebox::topology::compile(&loaded).map(|_| ()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+#[test]
+fn the_pipeline_in_the_readme_loads() {
+    let readme = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let case = Case::new(example);
+    std::fs::create_dir(case.folder.path().join("schemas")).unwrap();
+    std::fs::write(case.folder.path().join("schemas/clickstream.schema.json"), "{}").unwrap();
+    assert_eq!(case.load(&[], &[]).unwrap().settings.gold[0].name, "hourly_by_type");
+}
+
 /// All keys there are, from the settings themselves: `gold[].window.tumbling` becomes `tumbling` of `gold.window`.
 fn keys(value: &serde_json::Value, table: &str, found: &mut Vec<(String, String)>) {
     match value {
@@ -264,8 +282,9 @@ fn the_reference_names_every_key_and_writes_the_defaults() {
     let text = std::fs::read_to_string(&path).unwrap();
     let reference = load(&Source::File(path), [], &[]).unwrap().settings;
     // Only what is required, so that everything else is a default.
-    let required = "[event]\nschema = \"schemas/clickstream.schema.json\"\ntime = \"timestamp\"\n[silver]\nsql = \"SELECT * FROM events\"\n\
-        [[gold]]\nname = \"hourly\"\nsql = \"SELECT count(*) AS events FROM silver\"\nwindow = { tumbling = \"1h\" }\n";
+    let required = "[event]\nschema = \"schemas/clickstream.schema.json\"\ntime = \"timestamp\"\n\
+        [silver]\nsql = \"SELECT * FROM events\"\n[[gold]]\nname = \"hourly\"\n\
+        sql = \"SELECT count(*) AS events FROM silver\"\nwindow = { tumbling = \"1h\" }\n";
     let case = Case::new(required);
     std::fs::create_dir(case.folder.path().join("schemas")).unwrap();
     std::fs::write(case.folder.path().join("schemas/clickstream.schema.json"), "{}").unwrap();

@@ -2,11 +2,21 @@
 
 mod cli;
 mod embedded_stream;
-mod settings;
-
+mod engine {
+    mod common;
+    mod commute;
+    mod decode_properties;
+    mod differential;
+    mod glue;
+    mod json_test_suite;
+    mod statements;
+    mod values;
+}
 mod read {
     mod ports;
     mod queries;
     mod support;
     mod teeth;
 }
+mod settings;
+mod tidy;

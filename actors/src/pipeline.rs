@@ -32,7 +32,7 @@ use crate::shells::writer::WriterActor;
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with};
+use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with, turned};
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -349,22 +349,17 @@ impl Supervisor {
         });
         let (generation, watch) = Generation::new(number);
         let shard = self.wire(taken, &generation)?;
+        // The watch waits until nobody holds the generation any more: from here on only its actors do.
+        drop(generation);
         let ended = watch.ended();
         tokio::pin!(ended);
-        let exit = tokio::select! {
+        tokio::select! {
+            biased;
             exit = &mut ended => return Ok(exit),
-            _ = stop.wait_for(|stop| *stop) => {
-                shard.tell(Stop);
-                drop(generation);
-                ended.await
-            }
-            _ = finish.wait_for(|finish| *finish) => {
-                shard.tell(Stop);
-                drop(generation);
-                ended.await
-            }
-        };
-        Ok(exit)
+            () = turned(stop) => shard.tell(Stop),
+            () = turned(finish) => shard.tell(Stop),
+        }
+        Ok(ended.await)
     }
 
     /// Builds the actors of one generation, downstream first: each needs the address of the next.
@@ -545,6 +540,7 @@ impl Wiring<'_> {
                 self.outlet(dlq.clone().recipient(), from, 0, &Numbering::default()),
             ],
             sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
+            finish: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
             credit: None,
         }
     }

@@ -5,6 +5,11 @@
 use clap::{Args, Subcommand};
 
 use super::{CliError, Context, Exit};
+use crate::output::Table;
+use crate::read::letters::{self, Filter};
+
+/// Letters that one `show` prints at most: a record too late for several tables has several.
+const LETTERS_MAX: usize = 64;
 
 /// What to do with letters.
 #[derive(Debug, Subcommand)]
@@ -18,7 +23,7 @@ pub enum DlqVerb {
 /// Flags of `dlq ls`.
 #[derive(Debug, Args)]
 pub struct LsArgs {
-    /// Only letters of this stage: decode, contract, time, silver, gold:<table>
+    /// Only letters of this stage: decode, contract, time, silver, gold:TABLE
     #[arg(long, value_name = "STAGE")]
     pub stage: Option<String>,
     /// Only letters with this reason code
@@ -43,11 +48,46 @@ pub struct ShowArgs {
     pub raw: bool,
 }
 
-/// Not connected yet.
+/// Lists letters, or shows one.
 pub fn run(verb: DlqVerb, context: &Context) -> Result<Exit, CliError> {
-    context.load()?;
     match verb {
-        DlqVerb::Ls(_) => Err(CliError::not_wired("dlq ls")),
-        DlqVerb::Show(_) => Err(CliError::not_wired("dlq show")),
+        DlqVerb::Ls(args) => list(args, context),
+        DlqVerb::Show(args) => show(&args, context),
     }
+}
+
+fn list(args: LsArgs, context: &Context) -> Result<Exit, CliError> {
+    let filter = Filter { stage: args.stage, reason: args.reason, shard: args.shard, since_us: None, limit: args.limit };
+    let batch = letters::batch(&letters::list(context.data(), &filter)?)?;
+    let mut output = context.output();
+    let mut printer = output.batches(batch.schema());
+    printer.print(&batch)?;
+    printer.finish()?;
+    Ok(Exit::Good)
+}
+
+fn show(args: &ShowArgs, context: &Context) -> Result<Exit, CliError> {
+    let found = letters::show(context.data(), &args.id, LETTERS_MAX)?;
+    if found.is_empty() {
+        return Err(CliError::failed(format!("no letter `{}`", args.id), "`sluicebox dlq ls` names them"));
+    }
+    let mut output = context.output();
+    for letter in &found {
+        if args.raw {
+            output.raw(&letter.data)?;
+            continue;
+        }
+        let shown = letters::shown(letter);
+        let mut table = Table::new(["field", "value"]);
+        for (field, value) in shown.fields {
+            table.row([field.into(), value.into()]);
+        }
+        output.table(&table)?;
+        output.raw(shown.data.as_bytes())?;
+        output.raw(b"\n")?;
+        if shown.left_out > 0 {
+            output.note(&format!("{} more bytes: see them all with --raw", shown.left_out))?;
+        }
+    }
+    Ok(Exit::Good)
 }

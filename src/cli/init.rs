@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CliError, Context, Exit};
-use crate::settings::load::{BUILTIN_PIPELINE, BUILTIN_SCHEMA, DEFAULT_FILE};
+use crate::settings::load::{BUILTIN_PIPELINE, BUILTIN_SCHEMA, DEFAULT_FILE, REFERENCE};
 
 /// Flags of `init`.
 #[derive(Debug, Args)]
@@ -21,17 +21,21 @@ pub struct InitArgs {
 /// The schema, beside the pipeline file.
 const SCHEMA_FILE: &str = "config/schemas/clickstream.schema.json";
 
+/// Every key with its default, to look things up.
+const REFERENCE_FILE: &str = "config/reference.toml";
+
 /// Writes the files and says what to do next.
 pub fn run(args: InitArgs, context: &Context) -> Result<Exit, CliError> {
     if !is_empty(&args.folder).map_err(|error| cannot(&args.folder, &error))? {
         let message = format!("{} is not empty", args.folder.display());
         return Err(CliError::failed(message, "name a new folder: `sluicebox init my-pipeline`; nothing was written"));
     }
-    for (name, text) in [(DEFAULT_FILE, BUILTIN_PIPELINE), (SCHEMA_FILE, BUILTIN_SCHEMA)] {
+    for (name, text) in [(DEFAULT_FILE, BUILTIN_PIPELINE), (SCHEMA_FILE, BUILTIN_SCHEMA), (REFERENCE_FILE, REFERENCE)] {
         write(&args.folder.join(name), text).map_err(|error| cannot(&args.folder, &error))?;
     }
     let mut output = context.output();
-    output.note(&format!("wrote {DEFAULT_FILE} and {SCHEMA_FILE} in {}", args.folder.display()))?;
+    let files = format!("{DEFAULT_FILE}, {SCHEMA_FILE} and {REFERENCE_FILE}");
+    output.note(&format!("wrote {files} in {}", args.folder.display()))?;
     if args.folder != Path::new(".") {
         output.note(&format!("  cd {}", args.folder.display()))?;
     }

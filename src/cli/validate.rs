@@ -2,12 +2,14 @@
 //!
 //! Owns: the summary of a good pipeline. Does not own: the rules (settings, engine).
 
+use arrow::datatypes::SchemaRef;
 use clap::Args;
 
 use super::{CliError, Context, Exit};
 use crate::output::{Cell, Table};
 use crate::settings::load::Source;
 use crate::settings::{Loaded, Settings};
+use crate::topology;
 
 /// Flags of `validate`.
 #[derive(Debug, Args)]
@@ -20,7 +22,7 @@ pub struct ValidateArgs {
 /// Loads, compiles, summarises.
 pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
-    let columns = compile(&loaded)?;
+    let columns = columns(&loaded)?;
     let mut output = context.output();
     if args.show {
         let settings = serde_json::to_string_pretty(&loaded.settings).unwrap_or_else(|error| error.to_string());
@@ -28,9 +30,7 @@ pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
         output.raw(b"\n")?;
     }
     output.table(&tables(&loaded.settings))?;
-    if !columns.is_empty() {
-        output.table(&columns)?;
-    }
+    output.table(&columns)?;
     match &loaded.source {
         Source::Builtin => output.note("good: the built-in pipeline (there is no config/local.toml here)")?,
         Source::File(path) => output.note(&format!("good: {}", path.display()))?,
@@ -39,18 +39,20 @@ pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Good)
 }
 
-/// CALL SITE for the engine: compiles contract, Silver and Gold, and returns the columns (table, column, type) to show. Errors
-/// inside SQL become `CliError::config(message, loaded.place_in("gold.0.sql", line, column), help)`. Until the engine stands here,
-/// the schema is only held to be JSON.
-fn compile(loaded: &Loaded) -> Result<Table, CliError> {
-    let schema: Result<serde_json::Value, serde_json::Error> = serde_json::from_str(&loaded.schema);
-    match schema {
-        Ok(_) => Ok(Table::new(["table", "column", "type"])),
-        Err(error) => {
-            let message = format!("the event schema {} is not JSON: {error}", loaded.schema_origin);
-            Err(CliError::config(message, loaded.place_of("event.schema"), "correct the schema, or name another"))
+/// Every table's columns with their types.
+fn columns(loaded: &Loaded) -> Result<Table, CliError> {
+    let compiled = topology::compile(loaded)?;
+    let mut table = Table::new(["table", "column", "type"]);
+    let mut add = |name: &str, schema: &SchemaRef| {
+        for field in schema.fields() {
+            table.row([name.into(), field.name().as_str().into(), field.data_type().to_string().into()]);
         }
+    };
+    add("events", &compiled.contract.schema());
+    for (name, schema) in compiled.schemas() {
+        add(&name, &schema);
     }
+    Ok(table)
 }
 
 fn tables(settings: &Settings) -> Table {

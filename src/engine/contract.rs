@@ -4,8 +4,8 @@
 //! (decode), the structure pass (structure).
 //!
 //! Columns: the members under `properties` in the order the schema's text names them, `_rest` (undeclared members as JSON text)
-//! unless `additionalProperties` is false, then `event_time` and the record's coordinates. A schema without `properties` gives one
-//! column `_event`: the JSON text as written. A root that declares `properties` must be an object even where `type` is missing.
+//! unless `additionalProperties` is false, then `event_time` and the record's coordinates. A schema without `properties` gives
+//! one column `_event`: the JSON text as written. A root that declares `properties` must be an object even without `type`.
 
 mod format;
 mod outline;

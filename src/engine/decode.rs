@@ -3,8 +3,8 @@
 //! Owns: the order of the passes (structure, contract, time), rows in record order, panics turned into rejections. Does not own:
 //! the contract (contract), what follows in SQL.
 //!
-//! A record is checked into a row of slots first and appended to the columns only when nothing can fail any more. A panic rebuilds
-//! everything half done and finds its record by trying each alone.
+//! A record is checked into a row of slots first and appended to the columns only when nothing can fail any more. A panic
+//! rebuilds everything half done and finds its record by trying each alone.
 
 mod check;
 mod columns;
@@ -70,8 +70,8 @@ impl Decoder {
         Self { contract, work }
     }
 
-    /// Decodes a slice. Every record becomes one row or one rejection. A `Fault` is ours or the caller's: more than 1 GiB at once, a
-    /// sub-sequence number beyond 31 bits, or a panic that no single record explains.
+    /// Decodes a slice. Every record becomes one row or one rejection. A `Fault` is ours or the caller's: more than 1 GiB at
+    /// once, a sub-sequence number beyond 31 bits, or a panic that no single record explains.
     pub fn decode(&mut self, slice: &RawSlice) -> Result<Events, Fault> {
         if slice.weight() > MOST_BYTES {
             return Err(Fault::bug("a slice to decode holds more than 1 GiB: cut it smaller"));

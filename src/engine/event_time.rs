@@ -360,7 +360,8 @@ mod tests {
     proptest! {
         #[test]
         fn our_calendar_is_chronos(us in RANGE_US) {
-            let text = chrono::DateTime::from_timestamp_micros(us).expect("in range").to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+            let time = chrono::DateTime::from_timestamp_micros(us).expect("in range");
+            let text = time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
             prop_assert_eq!(at(TimeFormat::Rfc3339, &text), Some(us));
         }
     }

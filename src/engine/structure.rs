@@ -110,10 +110,11 @@ enum State {
     AfterValue,
 }
 
-type Step<T> = Result<T, Broken>;
+/// The error is boxed because every string and number returns a `Step`: two registers instead of a trip through memory.
+type Step<T> = Result<T, Box<Broken>>;
 
 fn broken<T>(reason: &'static str, rule: &str, at: usize) -> Step<T> {
-    Err(Broken { reason, message: format!("{rule} (byte {at})"), path: None })
+    Err(Box::new(Broken { reason, message: format!("{rule} (byte {at})"), path: None }))
 }
 
 fn invalid<T>(rule: &str, at: usize) -> Step<T> {
@@ -126,7 +127,7 @@ impl Structure {
         self.reset();
         if data.len() > MAX_BYTES {
             let message = format!("a record holds at most {MAX_BYTES} bytes");
-            return Err(Broken { reason: "too_large", message, path: None });
+            return Err(Box::new(Broken { reason: "too_large", message, path: None }));
         }
         if let Some(at) = memchr::memchr(0, data) {
             return broken("raw_nul", "a raw NUL byte is not allowed anywhere", at);
@@ -291,7 +292,7 @@ impl Structure {
         {
             let message = format!("an object names each member once (byte {})", self.tokens[second].start());
             let path = Some(path_of_key(text, &self.tokens, &self.open, second));
-            return Err(Broken { reason: "duplicate_key", message, path });
+            return Err(Box::new(Broken { reason: "duplicate_key", message, path }));
         }
         self.open.pop();
         let next = self.tokens.len() as u32;

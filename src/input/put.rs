@@ -246,7 +246,9 @@ mod tests {
     // The clock stands at the microseconds slept.
     fn run_until(target: &FakeTarget<'_>, options: PutOptions<'_>, calls: u32) -> (Result<PutTotals, PutStopped>, i64, u32) {
         let clock = FakeClock::default();
-        let sleep = |pause: Duration| drop(clock.0.fetch_add(pause.as_micros() as i64, Ordering::Relaxed));
+        let sleep = |pause: Duration| {
+            clock.0.fetch_add(pause.as_micros() as i64, Ordering::Relaxed);
+        };
         let mut seen = 0;
         let mut progress = |_: &PutTotals, _: InputProgress| {
             seen += 1;

@@ -16,7 +16,7 @@ use super::pipe::Pipe;
 const BUFFER: usize = 64 << 10;
 
 /// Standard input, as a path.
-pub const STDIN: &str = "-";
+pub(super) const STDIN: &str = "-";
 
 /// Every file behind these paths. A directory means every file in it, deep, in the order of names; names that begin with `.`
 /// or `_` are left out, as Hive and Spark do.

@@ -1,6 +1,9 @@
 //! Numbers as people read them.
 //!
-//! Owns: thousands, binary units, lengths and points of time, text that is safe on a terminal. Does not own: layout (output).
+//! Owns: thousands, binary units, lengths and points of time, names of types, text that is safe on a terminal. Does not own:
+//! layout (output).
+
+use arrow::datatypes::DataType;
 
 /// `1,234,567`
 pub fn count(count: u64) -> String {
@@ -75,6 +78,26 @@ pub fn time(us: i64) -> String {
     }
 }
 
+/// A column type as SQL would write it.
+#[expect(clippy::wildcard_enum_match_arm, reason = "arrow's enum: what no table of ours has keeps arrow's own name")]
+pub fn data_type(kind: &DataType) -> String {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::Int64 => "bigint".to_owned(),
+        DataType::Int32 => "integer".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Timestamp(_, _) => "timestamp".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Binary | DataType::LargeBinary | DataType::BinaryView => "binary".to_owned(),
+        DataType::Struct(fields) => {
+            let members = fields.iter().map(|field| format!("{} {}", field.name(), data_type(field.data_type())));
+            format!("struct({})", members.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 /// Control characters as visible marks, so that data can't steer a terminal.
 pub fn printable(text: &str) -> String {
     if !text.chars().any(char::is_control) {
@@ -140,6 +163,13 @@ mod tests {
     fn times_are_utc() {
         assert_eq!(time(1_420_070_400_500_000), "2015-01-01T00:00:00.500Z");
         assert_eq!(time(i64::MAX), "9223372036854775807 us since 1970");
+    }
+
+    #[test]
+    fn types_read_as_in_sql() {
+        let member = |name: &str, kind| arrow::datatypes::Field::new(name, kind, true);
+        let kind = DataType::Struct(vec![member("a", DataType::Decimal128(18, 2)), member("b", DataType::Utf8)].into());
+        assert_eq!(data_type(&kind), "struct(a decimal(18,2), b text)");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From the tree to values, through serde.
 //!
-//! Owns: a serde deserializer over [`Node`] whose errors carry key, place and remedy. Does not own: which keys there are (settings).
+//! Owns: a serde deserializer over [`Node`] whose errors carry key, place and remedy. Does not own: which keys there are
+//! (settings).
 
 use std::fmt;
 
@@ -104,6 +105,7 @@ fn friendly(expected: &dyn Expected) -> String {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "serde's enum: what TOML can't hold needs no words of ours")]
 fn named(found: Unexpected<'_>) -> String {
     match found {
         Unexpected::Str(text) => format!("the text \"{text}\""),
@@ -193,8 +195,8 @@ macro_rules! wishes {
 impl<'de> Deserializer<'de> for &Node {
     type Error = Trouble;
 
-    wishes!(|text| text.parse().ok().map(Value::Whole), deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_u8
-        deserialize_u16 deserialize_u32 deserialize_u64);
+    wishes!(|text| text.parse().ok().map(Value::Whole), deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64);
     wishes!(|text| text.parse().ok().map(Value::Real), deserialize_f32 deserialize_f64);
     wishes!(|text| text.parse().ok().map(Value::Flag), deserialize_bool);
     wishes!(|text| Some(Value::Text(text.to_owned())), deserialize_any deserialize_str deserialize_string deserialize_char

@@ -175,7 +175,8 @@ impl FromStr for ZoneOffset {
     fn from_str(text: &str) -> Result<Self, String> {
         let bad = || {
             format!(
-                "`{text}` is not a time zone: write \"UTC\" or an offset such as \"+02:00\" (names that change with summer time are not accepted)"
+                "`{text}` is not a time zone: write \"UTC\" or an offset such as \"+02:00\"; names of places are not accepted, \
+                 because they change with summer time"
             )
         };
         if matches!(text, "UTC" | "Z") {

@@ -17,6 +17,9 @@ pub const DEFAULT_FILE: &str = "config/local.toml";
 /// Text of the built-in pipeline: what runs when there is no file.
 pub const BUILTIN_PIPELINE: &str = include_str!("../../config/local.toml");
 
+/// Text of the reference: every key with its default.
+pub const REFERENCE: &str = include_str!("../../config/reference.toml");
+
 /// Text of the built-in pipeline's schema.
 pub const BUILTIN_SCHEMA: &str = include_str!("../../config/schemas/clickstream.schema.json");
 
@@ -102,7 +105,7 @@ impl Loaded {
         self.settings.fingerprint(&self.schema)
     }
 
-    /// Where a key stands (`gold.0.sql`), or the nearest table around it.
+    /// Where a key stands (`gold.0.sql` or `gold.<name>.sql`), or the nearest table around it.
     pub fn place_of(&self, key: &str) -> Place {
         self.tree.place_of(key)
     }
@@ -119,6 +122,8 @@ impl Loaded {
             text if text.starts_with("\"\"\"") || text.starts_with("'''") => (0, first_column + 2),
             _ => (0, *first_column),
         };
+        // SQL parsers count from 1; what has no place (0) is named by the first line.
+        let (line, column) = (line.max(1), column.max(1));
         let offset = if line == 1 { skipped_columns } else { 0 };
         Place::Line { file: file.clone(), line: first_line + skipped_lines + line - 1, column: offset + column }
     }

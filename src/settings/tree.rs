@@ -127,7 +127,10 @@ impl Node {
             Value::Table(entries) => {
                 entries.iter().find(|entry| entry.key == segment).map(|entry| (entry.node.place_or(&entry.place), &entry.node))
             }
-            Value::List(items) => items.get(segment.parse::<usize>().ok()?).map(|item| (item.place.clone(), item)),
+            Value::List(items) => {
+                let at = position(items, segment)?;
+                items.get(at).map(|item| (item.place.clone(), item))
+            }
             Value::Text(_) | Value::Whole(_) | Value::Real(_) | Value::Flag(_) | Value::Loose(_) => None,
         }
     }
@@ -151,10 +154,7 @@ impl Node {
             }
             Value::List(items) => {
                 let count = items.len();
-                let at = match segment.parse::<usize>() {
-                    Ok(index) => index,
-                    Err(_) => items.iter().position(|item| item.is_named(segment)).unwrap_or(count),
-                };
+                let at = position(items, segment).unwrap_or(count);
                 items
                     .get_mut(at)
                     .ok_or_else(|| format!("there are {count} entries, counted from 0, and none has the name `{segment}`"))
@@ -168,6 +168,11 @@ impl Node {
     fn is_named(&self, name: &str) -> bool {
         matches!(self.find("name"), Some((_, Node { value: Value::Text(text), .. })) if text == name)
     }
+}
+
+/// An entry of a list, by index from 0 or by its `name`.
+fn position(items: &[Node], segment: &str) -> Option<usize> {
+    segment.parse().ok().or_else(|| items.iter().position(|item| item.is_named(segment)))
 }
 
 /// Reads the text of an override as TOML, for lists and tables; every part of it stands at the override's place.
@@ -271,6 +276,7 @@ mod tests {
         assert_eq!(at("stream.shards"), "t.toml:2:10");
         assert_eq!(at("gold.0.window.tumbling"), "t.toml:6:23");
         assert_eq!(at("gold.1.name"), "t.toml:9:8");
+        assert_eq!(at("gold.b.name"), "t.toml:9:8", "a table in a list is found by its name, too");
         assert_eq!(at("gold.1.window.tumbling"), "t.toml:8:1", "a missing key stands at its table");
         assert_eq!(at("commit.size"), "t.toml", "a missing table stands at the file");
     }

@@ -9,8 +9,8 @@
 //! processes beside a running `run`: write-ahead mode gives many readers beside one writer across processes, where stores that
 //! lock their file give one process alone. Opening reads a few rows and at most one write-ahead log, never the records.
 //!
-//! Owns: streams, routing of a put by MD5, reads as the port wants them, retention, split and merge. Does not own: one shard's
-//! database (shard), the topology (catalog), bytes on disk (batch).
+//! Owns: streams, puts, reads as the port wants them, retention, split and merge. Does not own: which shard a record goes to
+//! (routing), one shard's database (shard), the topology (catalog), bytes on disk (batch).
 
 use std::collections::HashMap;
 use std::fs;
@@ -19,14 +19,14 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use md5::{Digest, Md5};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::ports::{Clock, Read, ShardInfo, Stream};
 
 use super::catalog::{Catalog, Reshard, shard_name};
 use super::database::{io_fault, lock};
-use super::shard::{Appended, Incoming, ShardStore};
+use super::routing::{Prepared, Routing};
+use super::shard::{Appended, ShardStore};
 
 /// Largest payload of one record, bytes.
 pub const RECORD_MAX: usize = 10 << 20;
@@ -97,12 +97,7 @@ struct Inner {
     catalog: Catalog,
     created_us: i64,
     stores: Mutex<HashMap<ShardId, Arc<ShardStore>>>,
-    routing: Mutex<Arc<Vec<Route>>>,
-}
-
-struct Route {
-    hash_end: u128,
-    store: Arc<ShardStore>,
+    routing: Mutex<Arc<Routing>>,
 }
 
 impl EmbeddedStream {
@@ -244,15 +239,12 @@ impl Stream for EmbeddedStream {
 impl Inner {
     fn put(&self, records: &[PutRecord]) -> Result<PutOutcome> {
         let now_us = self.clock.now_us();
-        let mut outcome: Vec<Option<Result<(ShardId, Sequence), PutError>>> = Vec::with_capacity(records.len());
+        let mut outcome: Vec<Option<Result<(ShardId, Sequence), PutError>>> = vec![None; records.len()];
         let mut prepared = Vec::with_capacity(records.len());
         for (index, record) in records.iter().enumerate() {
-            match prepare(record) {
-                Ok((key, hash)) => {
-                    prepared.push((index, key, hash));
-                    outcome.push(None);
-                }
-                Err(refused) => outcome.push(Some(Err(refused))),
+            match Prepared::new(index, record) {
+                Ok(record) => prepared.push(record),
+                Err(refused) => outcome[index] = Some(Err(refused)),
             }
         }
         for _ in 0..ROUTE_ROUNDS {
@@ -260,28 +252,24 @@ impl Inner {
                 break;
             }
             let routing = lock(&self.routing).clone();
-            let mut groups: Vec<Vec<Prepared<'_>>> = routing.iter().map(|_| Vec::new()).collect();
-            for record in std::mem::take(&mut prepared) {
-                let route = routing.partition_point(|route| route.hash_end < record.2);
-                groups.get_mut(route).ok_or_else(|| Fault::bug("a hash key without a shard"))?.push(record);
-            }
-            for (route, group) in routing.iter().zip(groups).filter(|(_, group)| !group.is_empty()) {
-                let incoming: Vec<_> = group.iter().map(|prepared| incoming(prepared, records, now_us)).collect();
-                match route.store.append(&incoming) {
+            for group in routing.append(std::mem::take(&mut prepared), records, now_us)? {
+                match group.appended {
                     Ok(Appended::Stored(first)) => {
-                        for (sequence, (index, ..)) in (first..).zip(&group) {
-                            outcome[*index] = Some(Ok((route.store.shard().clone(), Sequence::dense(sequence))));
+                        for (sequence, record) in (first..).zip(&group.records) {
+                            outcome[record.index] = Some(Ok((group.store.shard().clone(), Sequence::dense(sequence))));
                         }
                     }
-                    Ok(Appended::Sealed) => prepared.extend(group),
+                    Ok(Appended::Sealed) => prepared.extend(group.records),
                     Err(fault) => {
-                        group.iter().for_each(|(index, ..)| outcome[*index] = Some(Err(PutError::NotStored(fault.clone()))));
+                        let not_stored =
+                            |record: Prepared<'_>| outcome[record.index] = Some(Err(PutError::NotStored(fault.clone())));
+                        group.records.into_iter().for_each(not_stored);
                     }
                 }
             }
             if !prepared.is_empty() {
                 // Order within a key was kept by shard; it stays so when two parents' records meet in one child.
-                prepared.sort_unstable_by_key(|(index, ..)| *index);
+                prepared.sort_unstable_by_key(|record| record.index);
                 self.load_routing()?;
             }
         }
@@ -365,76 +353,17 @@ impl Inner {
 
     /// Reads the topology anew and seals what it says is closed.
     fn load_routing(&self) -> Result<()> {
-        let (closed, mut open): (Vec<_>, Vec<_>) = self.catalog.shards()?.into_iter().partition(|info| info.closed);
+        let (closed, open): (Vec<_>, Vec<_>) = self.catalog.shards()?.into_iter().partition(|info| info.closed);
         for info in closed {
             let store = self.known_store(&info.shard);
             if !store.state()?.sealed {
                 store.seal()?;
             }
         }
-        open.sort_unstable_by_key(|info| info.hash_start);
-        let mut next = Some(0u128);
-        for info in &open {
-            if next != Some(info.hash_start) {
-                return Err(Fault::corrupt(format!("stream `{}`: the hash ranges of its open shards have a hole", self.name)));
-            }
-            next = info.hash_end.checked_add(1);
-        }
-        if next.is_some() {
-            return Err(Fault::corrupt(format!("stream `{}`: its open shards don't reach the last hash key", self.name)));
-        }
-        let routes = open.iter().map(|info| Route { hash_end: info.hash_end, store: self.known_store(&info.shard) }).collect();
-        *lock(&self.routing) = Arc::new(routes);
+        let routing = Routing::new(&self.name, open, |info| self.known_store(&info.shard))?;
+        *lock(&self.routing) = Arc::new(routing);
         Ok(())
     }
-}
-
-/// Index in the put, partition key, hash key.
-type Prepared<'a> = (usize, Key<'a>, u128);
-
-enum Key<'a> {
-    Given(&'a [u8]),
-    Digest([u8; 32]),
-}
-
-fn prepare(record: &PutRecord) -> Result<(Key<'_>, u128), PutError> {
-    if record.data.len() > RECORD_MAX {
-        return Err(PutError::TooLarge(record.data.len()));
-    }
-    let key = match &record.partition_key {
-        Some(key) => {
-            let text = std::str::from_utf8(key).map_err(|_not_text| PutError::KeyNotText)?;
-            // A character has at least one byte, so short keys need no counting.
-            if text.is_empty() || (text.len() > KEY_MAX && text.chars().count() > KEY_MAX) {
-                return Err(PutError::KeyLength(text.chars().count()));
-            }
-            Key::Given(key)
-        }
-        None => Key::Digest(hex(md5_of(&record.data))),
-    };
-    let hash = record.explicit_hash_key.unwrap_or_else(|| match &key {
-        Key::Given(key) => md5_of(key),
-        Key::Digest(digits) => md5_of(digits),
-    });
-    Ok((key, hash))
-}
-
-fn incoming<'a>(prepared: &'a Prepared<'_>, records: &'a [PutRecord], now_us: i64) -> Incoming<'a> {
-    let (index, key, _) = prepared;
-    let key = match key {
-        Key::Given(key) => key,
-        Key::Digest(digits) => &digits[..],
-    };
-    let record = &records[*index];
-    Incoming { key, data: &record.data, arrival_us: record.arrival_us.unwrap_or(now_us) }
-}
-
-fn md5_of(data: &[u8]) -> u128 {
-    u128::from_be_bytes(Md5::digest(data).into())
-}
-
-fn hex(value: u128) -> [u8; 32] {
-    std::array::from_fn(|i| b"0123456789abcdef"[(value >> (124 - 4 * i)) as usize & 15])
 }
 
 fn stream_dir(root: &Path, name: &str) -> Result<PathBuf> {

@@ -45,7 +45,7 @@ fn spelled(value: Value, escape: bool) -> String {
             format!("\"{units}\"")
         }
         Value::Number(number) if escape && number.is_i64() => format!("{text}.0e0"),
-        _ => text,
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) | Value::Object(_) => text,
     }
 }
 
@@ -127,13 +127,15 @@ proptest! {
             prop_assert_eq!(Some(batch["id"].as_primitive::<Int64Type>().value(i)), get("id").and_then(|id| id.as_i64()));
             prop_assert_eq!(written("text").map(Value::from), get("text"));
             let ratio = batch["ratio"].as_primitive::<Float64Type>();
-            prop_assert_eq!(ratio.is_valid(i).then(|| ratio.value(i).to_bits()), get("ratio").and_then(|n| n.as_f64()).map(f64::to_bits));
+            let bits = get("ratio").and_then(|n| n.as_f64()).map(f64::to_bits);
+            prop_assert_eq!(ratio.is_valid(i).then(|| ratio.value(i).to_bits()), bits);
             let price = batch["price"].as_primitive::<Decimal128Type>();
             prop_assert_eq!(price.is_valid(i).then(|| price.value(i)), cents.map(i128::from));
             let flag = batch["flag"].as_boolean();
             prop_assert_eq!(flag.is_valid(i).then(|| flag.value(i)), get("flag").and_then(|flag| flag.as_bool()));
             prop_assert_eq!(written("list").map(|text| parse(&text)), get("list"));
-            let rest: Map<_, _> = seen.iter().filter(|(name, _)| matches!(name.as_str(), "x" | "y \" é")).map(|(k, v)| (k.clone(), v.clone())).collect();
+            let mut rest = seen.clone();
+            rest.retain(|name, _| matches!(name.as_str(), "x" | "y \" é"));
             prop_assert_eq!(written("_rest").map(|text| parse(&text)), (!rest.is_empty()).then_some(Value::Object(rest)));
             let inner = batch["inner"].as_struct();
             prop_assert_eq!(inner.is_valid(i), get("inner").is_some());
@@ -177,11 +179,13 @@ proptest! {
             match alone.rejections.first() {
                 Some(rejection) => {
                     let there = decoded.rejections.iter().find(|other| other.index == i as u32).expect("refused there too");
-                    prop_assert_eq!((rejection.reason, &rejection.path, &rejection.message), (there.reason, &there.path, &there.message));
+                    prop_assert_eq!(rejection.reason, there.reason);
+                    prop_assert_eq!((&rejection.path, &rejection.message), (&there.path, &there.message));
                 }
                 None => {
                     for column in 0..8 {
-                        prop_assert_eq!(alone.batch.column(column).to_data(), decoded.batch.column(column).slice(row, 1).to_data());
+                        let there = decoded.batch.column(column).slice(row, 1);
+                        prop_assert_eq!(alone.batch.column(column).to_data(), there.to_data());
                     }
                     row += 1;
                 }

@@ -114,7 +114,7 @@ impl Schemas {
     }
 
     fn any(&mut self, depth: usize) -> Value {
-        if self.general && self.dice.one_in(3) {
+        if self.general && depth > 0 && self.dice.one_in(3) {
             return self.beyond(depth);
         }
         match self.dice.roll(if depth == 0 { 9 } else { 13 }) {
@@ -133,7 +133,8 @@ impl Schemas {
             }
             9 | 10 => self.object(depth - 1),
             11 => {
-                json!({ "type": "array", "items": self.any(depth - 1), "minItems": self.dice.roll(2), "maxItems": 1 + self.dice.roll(3) })
+                let (fewest, most) = (self.dice.roll(2), 1 + self.dice.roll(3));
+                json!({ "type": "array", "items": self.any(depth - 1), "minItems": fewest, "maxItems": most })
             }
             _ => json!({ "anyOf": [self.any(depth - 1), { "type": "null" }] }),
         }
@@ -204,7 +205,8 @@ impl Schemas {
             4 => json!({ "if": a, "then": b, "else": c }),
             5 => json!({ "$ref": "#/$defs/y" }),
             6 => {
-                json!({ "type": "object", "properties": { "a": a }, "patternProperties": { "^[bc]$": b }, "additionalProperties": false })
+                let rules = json!({ "^[bc]$": b });
+                json!({ "type": "object", "properties": { "a": a }, "patternProperties": rules, "additionalProperties": false })
             }
             7 => json!({ "type": "object", "properties": { "a": a }, "additionalProperties": b }),
             8 => json!({ "type": "array", "uniqueItems": true, "prefixItems": [a], "items": b }),
@@ -228,7 +230,8 @@ fn document(dice: &mut Dice, schema: &Value) -> String {
     }
     for combined in ["anyOf", "oneOf", "allOf"] {
         if let Some(options) = schema.get(combined).and_then(Value::as_array) {
-            return document(dice, &options[dice.roll(options.len())]);
+            let chosen = dice.roll(options.len());
+            return document(dice, &options[chosen]);
         }
     }
     let kinds: Vec<&str> = match schema.get("type") {
@@ -291,8 +294,8 @@ fn compare(seeds: std::ops::Range<u64>, general: bool) -> (usize, usize) {
         let mut schemas = Schemas { dice: Dice(seed), general };
         let schema = schemas.root();
         let mut dice = schemas.dice;
-        let judge = jsonschema::options().should_validate_formats(true).build(&schema).expect("schema");
         let contract = Contract::compile(&schema.to_string(), &options).unwrap_or_else(|error| panic!("{error} in {schema}"));
+        let judge = jsonschema::options().should_validate_formats(true).build(&schema).expect("schema");
         assert!(general || !contract.is_general(), "{schema}");
         let documents: Vec<String> = (0..40).map(|_| document(&mut dice, &schema)).collect();
         let expected: Vec<bool> =

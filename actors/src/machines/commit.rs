@@ -78,6 +78,8 @@ pub enum CommitEvent {
     Reread(Option<Box<ShardRow>>),
     /// These staged files are visible now.
     Published(Vec<String>),
+    /// The shard has nothing more to commit: finish once everything is visible.
+    Finish,
 }
 
 impl CommitEvent {
@@ -92,6 +94,7 @@ impl CommitEvent {
             Self::Swapped(_) => "Swapped",
             Self::Reread(_) => "Reread",
             Self::Published(_) => "Published",
+            Self::Finish => "Finish",
         }
     }
 }
@@ -120,6 +123,8 @@ pub enum CommitEffect {
     Publish(CommitPermit, Vec<PendingOutput>),
     /// Tell the shard and Gold.
     Committed(Box<Committed>),
+    /// Everything is committed and visible: end the generation.
+    Finished,
     /// End the generation.
     Fail(Fault),
 }
@@ -174,12 +179,13 @@ pub struct CommitMachine {
     unpublished: Vec<PendingOutput>,
     open: BTreeMap<u64, Gathering>,
     step: Step,
+    finishing: bool,
 }
 
 impl CommitMachine {
     /// Continues after `row`, which this generation's lease owns; all its pending outputs are published.
     pub fn new(config: CommitConfig, row: ShardRow, history: History) -> Self {
-        Self { config, row, history, unpublished: Vec::new(), open: BTreeMap::new(), step: Step::Idle }
+        Self { config, row, history, unpublished: Vec::new(), open: BTreeMap::new(), step: Step::Idle, finishing: false }
     }
 
     /// The row as last committed.
@@ -221,6 +227,10 @@ impl CommitMachine {
                 self.step = step;
                 self.unpublished.retain(|output| !staged.contains(&output.staged));
             }
+            (CommitEvent::Finish, step) => {
+                self.step = step;
+                self.finishing = true;
+            }
             (CommitEvent::Put, Step::Putting(flight)) if flight.children.is_empty() => self.swap(flight, &mut effects),
             (CommitEvent::Put, Step::Putting(flight)) => {
                 effects.push(CommitEffect::CreateRows(flight.children.clone()));
@@ -237,6 +247,9 @@ impl CommitMachine {
             (event, step) => return Err(Fault::bug(format!("commit: {} does not follow {}", event.name(), step.name()))),
         }
         self.begin_next(random, &mut effects)?;
+        if self.finishing && matches!(self.step, Step::Idle) && self.open.is_empty() && self.unpublished.is_empty() {
+            effects.push(CommitEffect::Finished);
+        }
         Ok(effects)
     }
 

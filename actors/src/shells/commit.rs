@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::ShardRow;
 use crate::ports::{Blobs, Clock, CommitPermit, Outputs, Rows};
-use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Staged};
+use crate::shells::message::{CutMade, EpochCommitted, Finish, NewEpoch, Sealed, Staged};
 use crate::shells::shard::ShardActor;
 use crate::toolkit::board::Board;
 use crate::toolkit::outlet::{Door, Notices};
@@ -86,6 +86,7 @@ impl CommitActor {
                 self.begin(ctx, async move { publish(outputs, clock, permit, pending).await });
             }
             CommitEffect::Committed(committed) => self.committed(committed),
+            CommitEffect::Finished => self.generation.end("commit", Exit::Finished),
             CommitEffect::Fail(fault) => self.generation.end("commit", Exit::from_fault(fault)),
         }
     }
@@ -165,5 +166,12 @@ impl Handler<Staged> for CommitActor {
     type Result = ();
     fn handle(&mut self, message: Staged, ctx: &mut Self::Context) {
         self.apply(CommitEvent::Staged(message.stamp.epoch, message.stager, message.outputs), ctx);
+    }
+}
+
+impl Handler<Finish> for CommitActor {
+    type Result = ();
+    fn handle(&mut self, Finish { .. }: Finish, ctx: &mut Self::Context) {
+        self.apply(CommitEvent::Finish, ctx);
     }
 }

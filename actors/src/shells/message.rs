@@ -120,6 +120,14 @@ pub struct NewEpoch(
     pub Box<Committed>,
 );
 
+/// Shard → commit: nothing more will come; end the generation when everything is visible.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Finish {
+    /// Which message it is.
+    pub stamp: Stamp,
+}
+
 /// Run → shard: commit what has been read, then finish.
 #[derive(Message)]
 #[rtype(result = "()")]

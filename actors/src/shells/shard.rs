@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::{Position, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
 use crate::ports::{Clock, Read, Stream};
-use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Stop};
+use crate::shells::message::{Barrier, EpochCommitted, Finish, Progress, Raw, Sealed, Stop};
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::credit::{Budget, Credit};
 use crate::toolkit::outlet::Outlet;
@@ -59,6 +59,8 @@ pub struct ShardActor {
     pub side_barriers: Vec<Outlet<Barrier>>,
     /// The epoch's end, for commit.
     pub sealed: Outlet<Sealed>,
+    /// The shard's end, for commit.
+    pub finish: Outlet<Finish>,
     /// Pays for what is being dispatched.
     pub credit: Option<Credit>,
 }
@@ -111,7 +113,7 @@ impl ShardActor {
             }
             ShardEffect::Quiet => self.board.update(&self.shard, |live| live.quiet = true),
             ShardEffect::NotQuiet => self.board.update(&self.shard, |live| live.quiet = false),
-            ShardEffect::Finished => self.generation.end("shard", Exit::Finished),
+            ShardEffect::Finished => self.finish.send(epoch, |stamp| Finish { stamp }),
             ShardEffect::Halt(fault) => self.generation.end("shard", Exit::from_fault(fault)),
             ShardEffect::Tripped(failed, records) => {
                 self.board.update(&self.shard, |live| live.life = Life::Tripped);

@@ -161,7 +161,7 @@ where
     let ended = tokio::select! {
         biased;
         ended = &mut run => ended,
-        _ = kill.wait_for(|ending| *ending) => {
+        () = turned(&mut kill) => {
             run.abort();
             run.await
         }
@@ -173,6 +173,14 @@ where
     };
     // `generation` holds the last of this actor's `alive`: dropped only now, when nothing of the actor runs any more.
     generation.end(name, exit);
+}
+
+/// Waits until the switch is on, or its last sender is gone. The guard that `wait_for` returns is dropped here: kept across an
+/// await it would hold the switch's read lock, and nobody could turn it again.
+pub async fn turned(switch: &mut watch::Receiver<bool>) {
+    if switch.wait_for(|on| *on).await.is_err() {
+        tracing::debug!("a switch was dropped before it was turned");
+    }
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {

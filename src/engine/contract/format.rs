@@ -68,11 +68,19 @@ impl Format {
 
 /// The hyphenated form, either case; any version.
 fn is_uuid(text: &[u8]) -> bool {
-    text.len() == 36
-        && text.iter().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => *byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+    const IS_HEX: [bool; 256] = {
+        let mut table = [false; 256];
+        let mut byte = 0;
+        while byte < 256 {
+            table[byte] = (byte as u8).is_ascii_hexdigit();
+            byte += 1;
+        }
+        table
+    };
+    let Ok(text) = <&[u8; 36]>::try_from(text) else { return false };
+    let hex = |from: usize, to: usize| text[from..to].iter().fold(true, |all, byte| all & IS_HEX[usize::from(*byte)]);
+    let dashes = [8, 13, 18, 23].iter().all(|at| text[*at] == b'-');
+    dashes && hex(0, 8) && hex(9, 13) && hex(14, 18) && hex(19, 23) && hex(24, 36)
 }
 
 #[cfg(test)]

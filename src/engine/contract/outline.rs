@@ -11,7 +11,7 @@ pub(super) struct Outline<'a> {
 }
 
 impl<'a> Outline<'a> {
-    pub(super) fn new(text: &'a str) -> Result<Self, Broken> {
+    pub(super) fn new(text: &'a str) -> Result<Self, Box<Broken>> {
         let mut structure = Structure::default();
         structure.scan(text.as_bytes())?;
         Ok(Self { text, structure })

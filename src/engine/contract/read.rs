@@ -16,6 +16,8 @@ use crate::engine::structure::text::Decimal;
 
 /// Schemas may repeat themselves through `$ref`; this many places in all is where it stops being a contract.
 const MOST_NODES: usize = 20_000;
+/// References inside references, at most.
+const LONGEST_CHAIN: usize = 200;
 /// DECIMAL(18, s) takes `multipleOf: 10^-s` up to here.
 const FINEST_SCALE: i64 = 9;
 
@@ -136,8 +138,13 @@ impl<'a> SchemaReader<'a> {
         node.array = self.array_rules(map, at)?.map(Box::new);
         let is_struct = columns && has_properties && kinds.without(Kinds::NULL) == Kinds::OBJECT;
         node.object = self.object_rules(map, at, is_struct, top)?.map(Box::new);
-        if columns && !(top && !is_struct) {
+        if columns && (is_struct || !top) {
             node.store = self.store(&node, is_struct);
+        }
+        // Taking the digits into a DECIMAL column checks the unit; what else there is to check stays.
+        if let (Store::Decimal(..), Some(rules)) = (node.store, &mut node.number) {
+            rules.multiple_of = None;
+            node.number = node.number.filter(|rules| rules.any());
         }
         Ok(node)
     }
@@ -177,6 +184,9 @@ impl<'a> SchemaReader<'a> {
             pointer.filter(|pointer| !pointer.contains('%')).and_then(|pointer| Some((pointer, self.root.pointer(pointer)?)));
         match target {
             Some((pointer, target)) if !self.following.iter().any(|open| open == pointer) => {
+                if self.following.len() == LONGEST_CHAIN {
+                    return Err(ContractError::new(pointer, "more than 200 references lie inside each other", "refer less deep"));
+                }
                 self.following.push(pointer.to_owned());
                 let node = self.node(target, pointer, columns, top);
                 self.following.pop();
@@ -246,8 +256,7 @@ impl<'a> SchemaReader<'a> {
             below: limit("exclusiveMaximum"),
             multiple_of: written("multipleOf").map(|number| (Decimal::parse(&number), number.parse().unwrap_or(f64::NAN))),
         };
-        let any = rules.minimum.or(rules.maximum).or(rules.above).or(rules.below).is_some() || rules.multiple_of.is_some();
-        any.then_some(rules)
+        rules.any().then_some(rules)
     }
 
     fn array_rules(&mut self, map: &'a Map<String, Value>, at: &str) -> Read<Option<ArrayRules>> {
@@ -337,7 +346,8 @@ fn refuse_reserved(name: &str, at: &str, top: bool) -> Read<()> {
     let reserved =
         if top { name.starts_with('_') || matches!(name, "event_time" | "window_start" | "window_end") } else { name == "_rest" };
     if reserved {
-        let message = format!("`{name}` is a column that sluicebox adds");
+        let message =
+            format!("the column name `{name}` belongs to sluicebox, as does every name that starts with `_` at the top");
         let remedy = "rename the member, or leave it undeclared and read it from `_rest`";
         return Err(ContractError::new(at, &message, remedy));
     }

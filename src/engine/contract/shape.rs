@@ -1,6 +1,7 @@
 //! The compiled contract: what each value may be, and the column its content goes to.
 //!
-//! Owns: plain values that the checker and the builders walk. Does not own: how they come out of a schema (read), the walk (decode).
+//! Owns: plain values that the checker and the builders walk. Does not own: how they come out of a schema (read), the walk
+//! (decode).
 
 use regex::Regex;
 
@@ -119,6 +120,13 @@ pub(crate) struct NumberRules {
     pub(crate) below: Option<Limit>,
     /// The divisor as its digits; with the double for what exceeds exact arithmetic.
     pub(crate) multiple_of: Option<(Decimal, f64)>,
+}
+
+impl NumberRules {
+    /// Is there a rule at all?
+    pub(crate) fn any(&self) -> bool {
+        self.minimum.or(self.maximum).or(self.above).or(self.below).is_some() || self.multiple_of.is_some()
+    }
 }
 
 /// Rules for arrays.

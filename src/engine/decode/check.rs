@@ -31,7 +31,7 @@ impl Violation {
         Self { reason, message: message.into(), steps: Vec::new() }
     }
 
-    fn under(mut self, step: Step) -> Self {
+    fn under(mut self: Box<Self>, step: Step) -> Box<Self> {
         self.steps.push(step);
         self
     }
@@ -54,10 +54,10 @@ pub(crate) fn path<'a>(steps: impl Iterator<Item = &'a Step>) -> String {
     path
 }
 
-type Check = Result<(), Violation>;
+type Check = Result<(), Box<Violation>>;
 
 fn fail(reason: &'static str, message: impl Into<String>) -> Check {
-    Err(Violation::new(reason, message))
+    Err(Box::new(Violation::new(reason, message)))
 }
 
 /// One record under examination.
@@ -174,8 +174,7 @@ impl Checker<'_> {
         let value = Limit::parse(written);
         constants(node, |scalar| matches!(scalar, Scalar::Number(allowed) if value.compare(*allowed) == Ordering::Equal))?;
         match &node.number {
-            // A DECIMAL column checks `multipleOf` as it takes the digits.
-            Some(rules) => number_rules(rules, value, written, matches!(node.store, Store::Decimal(..))),
+            Some(rules) => number_rules(rules, value, written),
             None => Ok(()),
         }
     }
@@ -211,7 +210,7 @@ impl Checker<'_> {
                 }
                 None if rules.closed => {
                     let name = text::unescaped(self.tokens[key], self.text).into_owned();
-                    let violation = Violation::new("unknown_field", "the contract allows only declared members here");
+                    let violation = Box::new(Violation::new("unknown_field", "the contract allows only declared members here"));
                     return Err(violation.under(Step::Member(name)));
                 }
                 None if rules.rest.is_some() => self.row.undeclared.push(key as u32),
@@ -233,23 +232,24 @@ impl Checker<'_> {
     /// Which member a key names: first a look at what stood here in the last record.
     #[inline]
     fn member(&mut self, rules: &ObjectRules, key: usize, place: usize) -> Option<usize> {
-        let name = text::unescaped(self.tokens[key], self.text);
-        let name = name.as_ref();
+        let token = self.tokens[key];
         if let Some(index) = self.row.remembered(rules.memory, place)
-            && rules.members.get(index).is_some_and(|member| member.name == name)
+            && rules.members.get(index).is_some_and(|member| text::is_named(token, self.text, &member.name))
         {
             return Some(index);
         }
+        let name = text::unescaped(token, self.text);
+        let name = name.as_ref();
         let found = rules.by_name.binary_search_by(|index| rules.members[*index].name.as_str().cmp(name)).ok()?;
         let index = rules.by_name[found];
         self.row.remember(rules.memory, place, index);
         Some(index)
     }
 
-    fn missing(&self, rules: &ObjectRules, at: usize) -> Violation {
+    fn missing(&self, rules: &ObjectRules, at: usize) -> Box<Violation> {
         let present = |name: &str| find(self.tokens, self.text, at, name).is_some();
         let absent = rules.members.iter().find(|member| member.required && !present(&member.name));
-        let violation = Violation::new("missing_field", "the contract requires this member");
+        let violation = Box::new(Violation::new("missing_field", "the contract requires this member"));
         match absent {
             Some(member) => violation.under(Step::Member(member.name.clone())),
             None => violation,
@@ -262,7 +262,7 @@ pub(crate) fn find(tokens: &[Token], record: &str, object: usize, name: &str) ->
     let container = tokens.get(object).filter(|token| token.kind() == Kind::Object)?;
     let mut key = object + 1;
     while key < container.next as usize {
-        if text::unescaped(tokens[key], record) == name {
+        if text::is_named(tokens[key], record, name) {
             return Some(key + 1);
         }
         key = tokens[key + 1].next as usize;
@@ -305,7 +305,7 @@ fn string_rules(rules: &TextRules, value: &str) -> Check {
     }
 }
 
-fn number_rules(rules: &NumberRules, value: Limit, written: &str, digits_checked: bool) -> Check {
+fn number_rules(rules: &NumberRules, value: Limit, written: &str) -> Check {
     let is = |limit: &Option<Limit>, bad: fn(Ordering) -> bool| limit.is_some_and(|limit| bad(value.compare(limit)));
     if is(&rules.minimum, Ordering::is_lt)
         || is(&rules.maximum, Ordering::is_gt)
@@ -315,7 +315,7 @@ fn number_rules(rules: &NumberRules, value: Limit, written: &str, digits_checked
         return fail("number_range", "lies outside the limits of the contract");
     }
     match rules.multiple_of {
-        Some((unit, double)) if !digits_checked && !is_multiple(written, value.double, unit, double) => {
+        Some((unit, double)) if !is_multiple(written, value.double, unit, double) => {
             fail("multiple_of", "must be a multiple of what the contract names")
         }
         Some(_) | None => Ok(()),

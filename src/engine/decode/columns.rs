@@ -45,22 +45,10 @@ impl Builder {
     pub(crate) fn append(&mut self, row: &Row, record: &str) {
         match self {
             Self::Text(slot, builder) => builder.append_option(row.text(row.get(*slot), record)),
-            Self::Integer(slot, builder) => match row.get(*slot) {
-                Slot::Integer(value) => builder.append_value(value),
-                other => append_null(other, || builder.append_null()),
-            },
-            Self::Float(slot, builder) => match row.get(*slot) {
-                Slot::Float(value) => builder.append_value(value),
-                other => append_null(other, || builder.append_null()),
-            },
-            Self::Decimal(slot, _, builder) => match row.get(*slot) {
-                Slot::Decimal(value) => builder.append_value(i128::from(value)),
-                other => append_null(other, || builder.append_null()),
-            },
-            Self::Boolean(slot, builder) => match row.get(*slot) {
-                Slot::Boolean(value) => builder.append_value(value),
-                other => append_null(other, || builder.append_null()),
-            },
+            Self::Integer(slot, builder) => builder.append_option(row.get(*slot).integer()),
+            Self::Float(slot, builder) => builder.append_option(row.get(*slot).float()),
+            Self::Decimal(slot, _, builder) => builder.append_option(row.get(*slot).decimal()),
+            Self::Boolean(slot, builder) => builder.append_option(row.get(*slot).boolean()),
             // Under a null struct every slot is empty, so its fields append null.
             Self::Struct(slot, _, builders, present) => {
                 present.append(row.get(*slot) == Slot::Present);
@@ -85,10 +73,4 @@ impl Builder {
             }
         })
     }
-}
-
-/// The checker fills a slot with its column's own kind of value or leaves it empty.
-fn append_null(slot: Slot, append: impl FnOnce()) {
-    debug_assert_eq!(slot, Slot::Null, "a slot holds its column's kind of value");
-    append();
 }

@@ -26,6 +26,24 @@ pub(crate) enum Slot {
     Scratch(u32, u32),
 }
 
+impl Slot {
+    pub(crate) fn boolean(self) -> Option<bool> {
+        if let Self::Boolean(value) = self { Some(value) } else { None }
+    }
+
+    pub(crate) fn integer(self) -> Option<i64> {
+        if let Self::Integer(value) = self { Some(value) } else { None }
+    }
+
+    pub(crate) fn float(self) -> Option<f64> {
+        if let Self::Float(value) = self { Some(value) } else { None }
+    }
+
+    pub(crate) fn decimal(self) -> Option<i128> {
+        if let Self::Decimal(value) = self { Some(i128::from(value)) } else { None }
+    }
+}
+
 /// The values of one record.
 #[derive(Default)]
 pub(crate) struct Row {

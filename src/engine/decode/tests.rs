@@ -11,7 +11,10 @@ pub(super) const PANIC: &[u8] = b"#panic#";
 
 const ARRIVAL: i64 = 1_769_904_000_000_000;
 const CLICKSTREAM: &str = include_str!("../../../config/schemas/clickstream.schema.json");
-const CLICK: &str = r#"{"eventType":"click","userId":"2eb8aa08-aa98-11ea-b4aa-73b441d16380","timestamp":"2026-01-31T23:59:59.123456Z","sessionId":"s-1","properties":{"page":"/a","amount":19.99}}"#;
+const CLICK: &str = concat!(
+    r#"{"eventType":"click","userId":"2eb8aa08-aa98-11ea-b4aa-73b441d16380","timestamp":"2026-01-31T23:59:59.123456Z","#,
+    r#""sessionId":"s-1","properties":{"page":"/a","amount":19.99}}"#
+);
 
 fn slice(records: &[&[u8]]) -> RawSlice {
     let record = |(i, data): (u64, &&[u8])| RawRecord {
@@ -159,7 +162,8 @@ fn each_rule_has_its_reason_and_path_and_never_shows_a_value() {
 fn paths_lead_to_the_member_or_item_to_blame() {
     let schema = r#"{"type":"object","additionalProperties":false,"required":["z","a"],"properties":{
         "a":{"type":"object","required":["b"],"properties":{"b":{"type":"integer"}},"additionalProperties":false},
-        "l":{"type":"array","items":{"type":"object","required":["x"],"properties":{"y":{"type":"array","items":{"type":"string"}}}}},
+        "l":{"type":"array","items":{"type":"object","required":["x"],"properties":{
+            "y":{"type":"array","items":{"type":"string"}}}}},
         "z":{"type":"object","patternProperties":{"^n":{"type":"integer"}}},"w":{"type":"array","items":{"not":{"const":3}}}}}"#;
     for (record, expected) in [
         (r#"{"a":{"b":1},"z":{}}"#, "row"),

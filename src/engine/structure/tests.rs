@@ -212,7 +212,10 @@ proptest! {
     }
 
     #[test]
-    fn after_any_change_the_verdict_is_that_of_another_parser(text in json(), changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(BYTES), 0..3), 1..4)) {
+    fn after_any_change_the_verdict_is_that_of_another_parser(
+        text in json(),
+        changes in prop::collection::vec((any::<prop::sample::Index>(), prop::sample::select(BYTES), 0..3), 1..4),
+    ) {
         let mut data = text.into_bytes();
         for (place, byte, change) in changes {
             let at = place.index(data.len() + 1);

@@ -61,6 +61,13 @@ pub(crate) fn unescaped(token: Token, text: &str) -> Cow<'_, str> {
     }
 }
 
+/// Is this what a string token says, escapes taken out?
+#[inline]
+pub(crate) fn is_named(token: Token, text: &str, name: &str) -> bool {
+    let plain = token.kind() != Kind::Escaped;
+    if plain { token.inside(text) == name } else { unescaped(token, text) == name }
+}
+
 /// Appends `.name`, or `["name"]` where the name is not an identifier.
 pub(crate) fn push_member(path: &mut String, name: &str) {
     let identifier = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -270,7 +277,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_number_is_worth_what_its_digits_say(whole in 0u64..1_000_000_000_000, fraction in 0u32..1_000_000, shift in -6i64..6) {
+        fn any_number_is_worth_its_digits(whole in 0u64..1_000_000_000_000, fraction in 0u32..1_000_000, shift in -6i64..6) {
             let written = format!("{whole}.{fraction:06}e{shift}");
             let expected = (u128::from(whole) * 1_000_000 + u128::from(fraction)) as i128;
             prop_assert_eq!(Decimal::parse(&written).cut_at(6 - shift), Some(expected));

@@ -32,7 +32,7 @@ use crate::shells::writer::WriterActor;
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with, turned};
+use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with, turns_true};
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -356,8 +356,8 @@ impl Supervisor {
         tokio::select! {
             biased;
             exit = &mut ended => return Ok(exit),
-            () = turned(stop) => shard.tell(Stop),
-            () = turned(finish) => shard.tell(Stop),
+            () = turns_true(stop) => shard.tell(Stop),
+            () = turns_true(finish) => shard.tell(Stop),
         }
         Ok(ended.await)
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use sluicebox_actors::ports::Engine;
 
 use super::{CliError, Context, Exit};
-use crate::output::human;
+use crate::output::{Format, human};
 use crate::progress::{Progress, Unit};
 use crate::read::audit::pass::Audit;
 use crate::read::audit::report::Report;
@@ -45,10 +45,14 @@ pub fn report(loaded: &Loaded, compiled: &Compiled, stores: &Stores, quick: bool
     Ok(run::block_on(audit.run())??)
 }
 
-/// Lines, findings, and one sentence.
+/// Lines, findings, and one sentence. For people: the totals, and every line that does not hold; for programs all lines.
 pub fn print(report: &Report, context: &Context) -> Result<(), CliError> {
     let mut output = context.output();
-    for batch in [report.lines_batch()?, report.findings_batch()?] {
+    let mut shown = report.clone();
+    if output.format() == Format::Table {
+        shown.lines.retain(|line| line.difference != 0 || !line.scope.starts_with("shard "));
+    }
+    for batch in [shown.lines_batch()?, shown.findings_batch()?] {
         if batch.num_rows() > 0 {
             let mut printer = output.batches(batch.schema());
             printer.print(&batch)?;

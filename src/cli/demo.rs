@@ -23,6 +23,12 @@ const HOUR_US: i64 = 3_600_000_000;
 /// Says that a folder was made by the demo, and may be made anew.
 const MARK: &str = ".sluicebox-demo";
 
+/// Small epochs, so that a stream of seconds shows what one of hours does: bounds that rise, late records, revisions.
+const COMMIT_SIZE: &str = "commit.size=8MiB";
+const GOLD: &str = "SELECT g.window_start, w.status, w.revision, g.\"eventType\", g.events, g.unique_users, g.revenue, g.p95_amount \
+    FROM gold_hourly_by_type g JOIN gold_windows w ON w.window_start = g.window_start AND w.\"table\" = 'hourly_by_type' \
+    ORDER BY g.window_start, g.\"eventType\"";
+
 /// Flags of `demo`.
 #[derive(Debug, Args)]
 pub struct DemoArgs {
@@ -45,7 +51,8 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<Exit, CliError> {
     let mut output = context.output();
     clear(&args.into)?;
     let context = &context.at(args.into.clone());
-    let loaded = load::load(&load::Source::Builtin, [], context.sets())?;
+    let sets: Vec<String> = std::iter::once(COMMIT_SIZE.to_owned()).chain(context.sets().iter().cloned()).collect();
+    let loaded = load::load(&load::Source::Builtin, [], &sets)?;
     let compiled = topology::compile(&loaded)?;
 
     output.note(&format!(
@@ -65,7 +72,7 @@ pub fn run(args: DemoArgs, context: &Context) -> Result<Exit, CliError> {
     output.note("4/4  Gold, table hourly_by_type")?;
     let catalog = Catalog::new(stores.sources(), compiled.schemas());
     run::block_on(async {
-        let rows = catalog.query("SELECT * FROM gold_hourly_by_type ORDER BY window_start, eventType").await?;
+        let rows = catalog.query(GOLD).await?;
         query::print(context, rows, None).await
     })??;
     places(&args.into, &mut output)?;

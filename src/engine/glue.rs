@@ -12,7 +12,9 @@ use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::model::window::Window;
 use sluicebox_actors::ports::{Decoded, Engine, Finished, GoldTable, Partial, PartitionEngine};
 
-use super::decode::{Decoder, Events};
+pub use super::decode::Events;
+
+use super::decode::Decoder;
 use super::sql::gold::GoldPlan;
 use super::sql::groups::Groups;
 use super::sql::silver::SilverPlan;

@@ -83,7 +83,7 @@ mod tests {
     #[test]
     fn pauses_double_up_to_the_maximum_and_shrink_after_progress() {
         let mut restarts = Restarts::new(RestartConfig { intensity: 100, ..CONFIG });
-        let mut pause = |restarts: &mut Restarts| match restarts.failed(0, u64::MAX) {
+        let pause = |restarts: &mut Restarts| match restarts.failed(0, u64::MAX) {
             Verdict::Restart { after_us } => after_us,
             Verdict::Quarantine => panic!("not yet"),
         };

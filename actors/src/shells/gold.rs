@@ -25,7 +25,7 @@ use crate::ports::{Blobs, Cas, Clock, Engine, GoldFiles, LedgerFiles, Rows, Wind
 use crate::shells::message::NewEpoch;
 use crate::toolkit::outlet::{Door, Notices};
 use crate::toolkit::pause::Pause;
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turned};
+use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turns_true};
 
 /// Decoded epoch objects that Gold keeps at hand, in bytes: many windows lie in the same few objects.
 const CACHE_BYTES: usize = 128 << 20;
@@ -71,8 +71,9 @@ pub async fn supervise(parts: GoldParts, door: Door<NewEpoch>, mut draining: wat
         let ended = watch.ended();
         tokio::pin!(ended);
         let (_, exit) = tokio::select! {
+            biased;
             exit = &mut ended => exit,
-            () = turned(&mut draining) => {
+            () = turns_true(&mut draining) => {
                 Notices::new(actor).tell(Drain);
                 ended.await
             }

@@ -161,7 +161,7 @@ where
     let ended = tokio::select! {
         biased;
         ended = &mut run => ended,
-        () = turned(&mut kill) => {
+        () = turns_true(&mut kill) => {
             run.abort();
             run.await
         }
@@ -175,11 +175,12 @@ where
     generation.end(name, exit);
 }
 
-/// Waits until the switch is on, or its last sender is gone. The guard that `wait_for` returns is dropped here: kept across an
-/// await it would hold the switch's read lock, and nobody could turn it again.
-pub async fn turned(switch: &mut watch::Receiver<bool>) {
-    if switch.wait_for(|on| *on).await.is_err() {
-        tracing::debug!("a switch was dropped before it was turned");
+/// Waits until a flag is set; for ever if whoever could set it is gone. What `watch` hands out is a read lock: kept across an
+/// await it would block the thread of whoever sets the flag next, so it ends in here.
+pub(crate) async fn turns_true(flag: &mut watch::Receiver<bool>) {
+    let gone = flag.wait_for(|set| *set).await.is_err();
+    if gone {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -242,6 +243,20 @@ mod tests {
         spawn_watched::<Fragile>(&Place::Here, &generation, "unborn", 4, || panic!("unborn"));
         drop(generation);
         assert!(matches!(watch.ended().await, ("unborn", Exit::Panicked(_))));
+    }
+
+    #[actix::test]
+    async fn many_actors_that_end_at_the_same_time_do_not_wait_for_each_other() {
+        let (generation, watch) = Generation::new(1);
+        let actors: Vec<_> = (0..8)
+            .map(|_| {
+                let g = generation.clone();
+                spawn_watched(&Place::Here, &generation, "one of many", 4, move || Fragile(g))
+            })
+            .collect();
+        drop(generation);
+        actors[3].try_send(Do::End).expect("room");
+        assert!(matches!(watch.ended().await, (_, Exit::Finished)));
     }
 
     #[actix::test]

@@ -10,4 +10,8 @@ mod world {
     pub(crate) mod truth;
 }
 
+mod crash;
 mod drain;
+mod faults;
+mod seeds;
+mod teeth;

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Context};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 
 use crate::model::fault::{Fault, Kind};
 
@@ -72,10 +73,11 @@ impl Generation {
         self.number
     }
 
-    /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent.
+    /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent. That a
+    /// neighbour is gone is always a consequence, even where it is noticed before the neighbour's own end is.
     pub fn end(&self, actor: &'static str, exit: Exit) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() {
+        if matches!(*first, None | Some((_, Exit::Dismissed))) {
             *first = Some((actor, exit));
         }
         drop(first);
@@ -168,8 +170,7 @@ where
     };
     let exit = match ended {
         Ok(()) => Exit::Dismissed,
-        Err(error) if error.is_panic() => Exit::Panicked(panic_text(error.into_panic().as_ref())),
-        Err(_) => Exit::Dismissed,
+        Err(error) => panic_of(error).map_or(Exit::Dismissed, Exit::Panicked),
     };
     // `generation` holds the last of this actor's `alive`: dropped only now, when nothing of the actor runs any more.
     generation.end(name, exit);
@@ -182,6 +183,11 @@ pub(crate) async fn turns_true(flag: &mut watch::Receiver<bool>) {
     if gone {
         std::future::pending::<()>().await;
     }
+}
+
+/// The text of the panic that ended a task; none if it was aborted.
+pub(crate) fn panic_of(error: JoinError) -> Option<String> {
+    error.try_into_panic().ok().map(|panic| panic_text(panic.as_ref()))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -243,6 +249,16 @@ mod tests {
         spawn_watched::<Fragile>(&Place::Here, &generation, "unborn", 4, || panic!("unborn"));
         drop(generation);
         assert!(matches!(watch.ended().await, ("unborn", Exit::Panicked(_))));
+    }
+
+    #[actix::test]
+    async fn what_made_an_actor_end_is_told_and_not_that_its_neighbour_missed_it() {
+        let (generation, watch) = Generation::new(1);
+        generation.end("neighbour", Exit::Dismissed);
+        generation.end("broken", Exit::Panicked("the reason".to_owned()));
+        generation.end("other", Exit::Failed(Fault::bug("a consequence")));
+        drop(generation);
+        assert!(matches!(watch.ended().await, ("broken", Exit::Panicked(_))));
     }
 
     #[actix::test]

@@ -115,6 +115,7 @@ impl PartitionEngine for SmallPartition {
         let (mut origin, mut rejections, mut left_out, mut max_event_us) = (Vec::new(), Vec::new(), 0, None);
         let (mut keys, mut values, mut times, mut names) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (index, record) in (0u32..).zip(&slice.records) {
+            assert_ne!(record.data.as_ref(), b"boom", "planned: a record that panics the engine");
             let Some((key, event_us, value)) = parse(&record.data) else {
                 let (path, message, causes) = (None, "not key,time,value".to_owned(), Vec::new());
                 rejections.push(Rejection { index, stage: Stage::Decode, reason: "bad_record", path, message, causes });

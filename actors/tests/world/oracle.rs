@@ -83,13 +83,18 @@ impl Store {
         }
     }
 
+    /// Files that readers see although no commit says so.
+    pub(crate) fn strangers(&self) -> Vec<String> {
+        let outputs = self.commits.values().flatten().flat_map(|commit| &commit.header.outputs);
+        let named: BTreeSet<_> = outputs.map(|output| &output.path).collect();
+        self.visible.keys().filter(|path| !named.contains(path)).cloned().collect()
+    }
+
     fn check_files(&mut self, lost: &[ShardId]) {
-        let mut named = BTreeSet::new();
         let all: Vec<Commit> = self.commits.values().flatten().cloned().collect();
         for commit in &all {
             let (shard, epoch) = (&commit.row.shard, commit.row.epoch);
             for output in &commit.header.outputs {
-                named.insert(output.path.clone());
                 let there = self.visible.get(&output.path).map(|file| file.lines.len() as u64);
                 let waits = lost.contains(shard) && self.staged.contains_key(&output.staged);
                 let whole = there == Some(output.rows) || (there.is_none() && waits);
@@ -109,7 +114,7 @@ impl Store {
                 self.rule(mine == expected, || format!("{shard}/{epoch}: {class:?} holds {mine:?} but must hold {expected:?}"));
             }
         }
-        let strangers: Vec<_> = self.visible.keys().filter(|path| !named.contains(*path)).cloned().collect();
+        let strangers = self.strangers();
         self.rule(strangers.is_empty(), || format!("visible without a commit: {strangers:?}"));
         let left: Vec<_> =
             self.staged.iter().filter(|(_, file)| !lost.contains(&file.shard)).map(|(key, _)| key.clone()).collect();

@@ -101,6 +101,8 @@ pub(crate) enum Act {
     CrashLate,
     /// It takes this long.
     Stall(Duration),
+    /// The whole process stands still for this long, then goes on as if nothing had happened.
+    Freeze(Duration),
     /// The caller panics.
     Panic,
     /// It fails for good, with this remedy.
@@ -235,7 +237,7 @@ pub(crate) enum Flaw {
     StreamRepeatsARecord,
     /// A Silver file loses a row but keeps its count.
     FilesLoseARow,
-    /// Gold takes a window update whatever the version.
+    /// Readers of Gold see the first revision for ever.
     GoldFilesKeepTheOldest,
     /// The ledger forgets every other file.
     LedgerForgets,

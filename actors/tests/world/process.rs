@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,6 +38,9 @@ pub(crate) struct Process {
     flaw: Option<Flaw>,
     dead: AtomicBool,
     pub(crate) died: Notify,
+    /// The process stands still until this moment of its clock.
+    frozen_until_us: AtomicI64,
+    pub(crate) froze: Arc<Notify>,
     started: tokio::time::Instant,
     started_us: i64,
     seed: u64,
@@ -60,6 +63,8 @@ impl Process {
             flaw,
             dead: AtomicBool::new(false),
             died: Notify::new(),
+            frozen_until_us: AtomicI64::new(0),
+            froze: Arc::new(Notify::new()),
             started: tokio::time::Instant::now(),
             started_us,
             seed,
@@ -130,11 +135,18 @@ impl Process {
         if !(latency + stall).is_zero() {
             tokio::time::sleep(latency + stall).await;
         }
+        if let Act::Freeze(time) = act {
+            self.frozen_until_us.store(self.now_us() + time.as_micros() as i64, Ordering::SeqCst);
+            self.froze.notify_one();
+        }
+        while self.now_us() < self.frozen_until_us.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         if self.is_dead() {
             return std::future::pending().await;
         }
         match act {
-            Act::Go | Act::Stall(_) => self.effect(effect),
+            Act::Go | Act::Stall(_) | Act::Freeze(_) => self.effect(effect),
             Act::ErrBefore => Err(Fault::retry(format!("planned: {op:?} did not happen"))),
             Act::ErrAfter => {
                 drop(self.effect(effect));
@@ -171,7 +183,7 @@ impl Process {
         }
         let (_, act) = self.plan(op, &what);
         match act {
-            Act::Go | Act::Stall(_) | Act::Twice => self.effect(effect),
+            Act::Go | Act::Stall(_) | Act::Freeze(_) | Act::Twice => self.effect(effect),
             Act::ErrBefore => Err(Fault::retry(format!("planned: {op:?} did not happen"))),
             Act::ErrAfter => {
                 drop(self.effect(effect));
@@ -419,7 +431,13 @@ impl LetterFile for OpenFiles {
 
 impl Files {
     fn open(&self, op: Op, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<OpenFiles>> {
-        self.0.now_op(op, format!("{shard} {epoch}"), |_| Ok(()))?;
+        self.0.now_op(op, format!("{shard} {epoch}"), |store| {
+            let row = store.rows.get(shard).cloned();
+            // A row under a newer lease says nothing about the epochs of this owner.
+            let at_most_two = row.is_none_or(|row| row.lease_epoch > lease_epoch || epoch <= row.epoch + 2);
+            store.rule(at_most_two, || format!("{shard}: epoch {epoch} is written while two before it are open"));
+            Ok(())
+        })?;
         let (process, shard, lines) = (self.0.clone(), shard.clone(), BTreeMap::new());
         Ok(Box::new(OpenFiles { process, shard, lease_epoch, epoch, lines, buffered: 0 }))
     }

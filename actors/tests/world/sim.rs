@@ -169,7 +169,7 @@ impl Sim {
 
     /// One process with something that happens beside it.
     pub(crate) fn run_with(&self, plan: Plan, script: Script) -> Ran {
-        let plan = Plan { seed: plan.seed ^ self.seed.rotate_left(32), ..plan };
+        let plan = self.seeded(plan);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.expect("a runtime without I/O can be built");
         let local = tokio::task::LocalSet::new();
@@ -177,6 +177,38 @@ impl Sim {
         // Destructors run now; the process is dead and reaches nothing any more.
         drop((local, runtime));
         ran
+    }
+
+    /// Two processes over one world: the second starts when the first freezes, and the first wakes up again later.
+    pub(crate) fn run_beside(&self, first: Plan, second: Plan) -> (Ran, Ran) {
+        let (first, second) = (self.seeded(first), self.seeded(second));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime without I/O can be built");
+        let local = tokio::task::LocalSet::new();
+        let froze = Arc::new(tokio::sync::Notify::new());
+        let both = async {
+            let frozen = froze.clone();
+            let tell: Script = Box::new(move |hands| {
+                Box::pin(async move {
+                    hands.process.froze.notified().await;
+                    frozen.notify_one();
+                    std::future::pending::<()>().await;
+                })
+            });
+            let first = process(self.store.clone(), self.config.clone(), first, tell);
+            let second = async {
+                froze.notified().await;
+                process(self.store.clone(), self.config.clone(), second, quietly()).await
+            };
+            tokio::join!(first, second)
+        };
+        let ran = local.block_on(&runtime, both);
+        drop((local, runtime));
+        ran
+    }
+
+    fn seeded(&self, plan: Plan) -> Plan {
+        Plan { seed: plan.seed ^ self.seed.rotate_left(32), ..plan }
     }
 
     /// One process that must end well, with nothing going wrong.

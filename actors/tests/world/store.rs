@@ -133,6 +133,13 @@ impl Store {
         self.rule(row.lease_epoch >= old.lease_epoch, || format!("{shard}: lease went back to {}", row.lease_epoch));
         let drained = old.state == ShardState::Drained;
         self.rule(!drained || row.state == ShardState::Drained, || format!("{shard}: left the state drained"));
+        if old.state == ShardState::Blocked {
+            let parents: Vec<_> = row.parents.iter().filter_map(|parent| self.rows.get(parent)).collect();
+            let drained = parents.iter().all(|parent| parent.state == ShardState::Drained);
+            let least = parents.iter().map(|parent| parent.bound).min();
+            self.rule(drained, || format!("{shard}: opens before its parents are drained"));
+            self.rule(Some(row.bound) == least, || format!("{shard}: opens with {:?} after {least:?}", row.bound));
+        }
         if row.epoch == old.epoch {
             self.rule(row.lease_epoch > old.lease_epoch, || format!("{shard}: an update that changes neither lease nor epoch"));
             self.rule(row.object == old.object && row.position == old.position, || format!("{shard}: moved without an epoch"));

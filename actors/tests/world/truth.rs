@@ -27,6 +27,8 @@ pub(crate) enum Truth {
     Bad,
     /// An event that the Silver filter leaves out.
     Filtered { event_us: i64 },
+    /// An event that panics the engine.
+    Boom,
     /// A Silver row.
     Event { key: String, event_us: i64, value: i64 },
 }
@@ -56,6 +58,7 @@ impl ShardLog {
         let many = truths.iter().zip(0..).map(|(truth, sub_sequence)| {
             let (key, data) = match truth {
                 Truth::Bad => ("bad".to_owned(), "not,an event".to_owned()),
+                Truth::Boom => ("boom".to_owned(), "boom".to_owned()),
                 Truth::Filtered { event_us } => ("few".to_owned(), format!("few,{event_us},-1")),
                 Truth::Event { key, event_us, value } => (key.clone(), format!("{key},{event_us},{value}")),
             };
@@ -65,10 +68,11 @@ impl ShardLog {
         self.records.push(many.collect());
     }
 
-    /// The records in `(from, to]`.
+    /// The records in `(from, to]` that are not forgotten.
     pub(crate) fn between(&self, from: Position, to: Position) -> impl Iterator<Item = &Logged> {
         let number = |position: Position| position.sequence().and_then(Sequence::as_dense).unwrap_or(0) as usize;
-        self.records[number(from).min(number(to))..number(to)].iter().flatten()
+        let to = number(to);
+        self.records[number(from).max(self.forgotten).min(to)..to].iter().flatten()
     }
 
     /// Right after its last record.
@@ -155,7 +159,7 @@ pub(crate) fn judge<'a>(shard: &ShardId, records: impl Iterator<Item = &'a Logge
         judged.bytes += raw.data.len() as u64;
         judged.bronze.push(format!("{name} {}", String::from_utf8_lossy(&raw.data)));
         let (key, event_us, value) = match truth {
-            Truth::Bad => {
+            Truth::Bad | Truth::Boom => {
                 judged.bad += 1;
                 judged.letters.push(format!("{name} decode bad_record"));
                 continue;

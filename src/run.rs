@@ -12,6 +12,8 @@ use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::pipeline::{self, Outcome, Parts, Places};
 use sluicebox_actors::ports::Clock;
 use sluicebox_actors::toolkit::board::{Board, Live};
+#[cfg(debug_assertions)]
+use sluicebox_actors::toolkit::crash;
 use sluicebox_actors::toolkit::spawn::Place;
 use tokio::sync::watch;
 
@@ -22,6 +24,12 @@ const LOOK: Duration = Duration::from_millis(250);
 
 /// Runs until stopped by a signal, or until drained. `observe` is called a few times a second.
 pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> Result<Outcome> {
+    #[cfg(debug_assertions)]
+    for (variable, how) in [("SLUICEBOX_CRASH", crash::How::Crash), ("SLUICEBOX_PANIC", crash::How::Panic)] {
+        if let Ok(point) = std::env::var(variable) {
+            crash::arm(how, &point)?;
+        }
+    }
     let system = actix::System::new();
     let data = data.to_path_buf();
     let (outcome, arbiters) = system.block_on(async move {

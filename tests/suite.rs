@@ -1,6 +1,7 @@
 //! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
 
 mod cli;
+mod disk;
 mod embedded_stream;
 mod engine {
     mod common;
@@ -12,6 +13,8 @@ mod engine {
     mod statements;
     mod values;
 }
+#[cfg(debug_assertions)]
+mod kill;
 mod read {
     mod ports;
     mod queries;
@@ -19,4 +22,9 @@ mod read {
     mod teeth;
 }
 mod settings;
+mod side_by_side;
+mod support {
+    pub(crate) mod process;
+    pub(crate) mod site;
+}
 mod tidy;

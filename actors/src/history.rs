@@ -13,6 +13,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Cas, CommitPermit, Outputs, Rows};
+use crate::toolkit::crash;
 
 /// Tries of the lease CAS against commits of a generation that is just ending.
 const TAKE_TRIES: u32 = 8;
@@ -31,6 +32,7 @@ pub struct Taken {
 /// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new start.
 pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, shard: &ShardId, owner: &str) -> Result<Taken> {
     let row = raise_lease(rows, shard, owner).await?;
+    crash::pass("takeover.after_lease");
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
     let (mut history, mut published) = (History::default(), 0);
     if let Some(object) = &row.object {
@@ -41,6 +43,7 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
         for output in &header.pending {
             outputs.publish(permit, output).await?;
             published += 1;
+            crash::pass("takeover.after_publish");
         }
         history = History {
             totals: header.totals,
@@ -50,6 +53,7 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
         };
     }
     outputs.discard_staged(permit, shard, &[]).await?;
+    crash::pass("takeover.after_discard");
     // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher.
     for key in blobs.list(&prefix(shard)).await? {
         if epoch_of(&key).is_some_and(|epoch| epoch > row.epoch) {

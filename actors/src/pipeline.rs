@@ -30,6 +30,7 @@ use crate::shells::partition::PartitionActor;
 use crate::shells::shard::{FetchLimits, ShardActor};
 use crate::shells::writer::WriterActor;
 use crate::toolkit::board::{Board, Life};
+use crate::toolkit::crash;
 use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
 use crate::toolkit::spawn::{Exit, Generation, Place, panic_of, spawn_watched, spawn_watched_with, turns_true};
@@ -118,6 +119,7 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     let clock = || parts.clock.clone();
     let infos = retrying(clock(), "listing the stream's shards", || parts.stream.shards()).await?;
     retrying(clock(), "creating rows of shards", || create_rows(&parts, &infos)).await?;
+    crash::pass("start.after_rows");
     let door = Door::closed();
     let (gold_drain, gold_draining) = watch::channel(false);
     let gold = actix::spawn(gold::supervise(parts.gold_parts(&places), door.clone(), gold_draining));

@@ -13,6 +13,7 @@ use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::row::WindowRow;
 use sluicebox_actors::ports::{GoldFiles, WindowPermit};
+use sluicebox_actors::toolkit::crash;
 
 use super::disk::{self, Disk, blocking};
 use super::gold_windows;
@@ -57,6 +58,7 @@ impl DiskGoldFiles {
         let object = paths::gold_object(table, start, self.format.extension())?;
         // Object first: a row never promises what is not there yet.
         self.disk.replace(&self.disk.path(&object, Kind::Bug)?, content)?;
+        crash::pass("gold.after_object");
         self.disk.replace(&window_path, &bytes)
     }
 }

@@ -12,6 +12,7 @@ use sluicebox_actors::model::epoch::PendingOutput;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs};
+use sluicebox_actors::toolkit::crash;
 
 use super::data_files::DiskDataFiles;
 use super::disk::{self, Disk, blocking};
@@ -80,6 +81,7 @@ impl DiskOutputs {
         if !disk::exists(&path)? && self.check_staged(&staged, output)? {
             disk::parent(&path).and_then(|parent| self.disk.ensure_dir(parent))?;
             std::fs::rename(&staged, &path).map_err(|error| disk::io_fault("publishing", &path, &error))?;
+            crash::pass("publish.after_rename");
         } else if disk::exists(&path)? {
             // Looked for again: a late call of the generation before may have moved it between the two looks above.
             self.check_visible(&path, output)?;

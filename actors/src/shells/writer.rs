@@ -14,6 +14,7 @@ use crate::model::fault::Result;
 use crate::model::position::ShardId;
 use crate::ports::{DataFiles, Outputs};
 use crate::shells::message::{Barrier, Raw, Silver, Staged};
+use crate::toolkit::crash;
 use crate::toolkit::credit::Credit;
 use crate::toolkit::outlet::Outlet;
 use crate::toolkit::spawn::{Exit, Generation};
@@ -56,6 +57,7 @@ impl WriterActor {
         }
         let Some(open) = self.open.get_mut(&epoch) else { return Ok(()) };
         append(open.files.as_mut())?;
+        crash::pass("writer.append");
         let bytes = credit.bytes();
         if open.held.hold(credit, bytes) {
             open.files.flush()?;
@@ -73,6 +75,7 @@ impl WriterActor {
             None => Vec::new(),
             Some(open) => open.files.finish()?,
         };
+        crash::pass("writer.after_finish");
         self.staged.send(epoch, |stamp| Staged { stamp, stager: Stager::Writer, outputs });
         Ok(())
     }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::machines::commit::History;
 use crate::model::epoch::{EpochObject, Hash, ObjectRef};
-use crate::model::fault::{Fault, Result};
+use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Cas, CommitPermit, Outputs, Rows};
@@ -77,6 +77,7 @@ async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<Sh
         match rows.update_shard(row.fence(), &taken).await {
             Ok(Cas::Won) => return Ok(taken),
             Ok(Cas::Lost) => {}
+            Err(fault) if fault.kind() != Kind::Retry => return Err(fault),
             // Unknown: the row tells whether it was us.
             Err(fault) => match rows.shard(shard).await? {
                 Some(now) if now == taken => return Ok(taken),
@@ -146,20 +147,20 @@ pub async fn chain(blobs: &dyn Blobs, row: &ShardRow, above: u64) -> Result<Vec<
         links.push(Link { object: ObjectRef { key, len: data.len() as u64, sha256 }, epoch });
         let Some(previous) = previous else { break };
         let candidates = keys.get(&(number - 1)).cloned().unwrap_or_default();
-        next = match candidates.as_slice() {
-            [] => None, // collected; the ledger has its line
-            [only] => Some((only.clone(), previous)),
-            several => find(blobs, several, &previous).await?.map(|key| (key, previous)),
-        };
+        // None: collected; the ledger has its line.
+        next = find(blobs, &candidates, &previous).await?.map(|key| (key, previous));
     }
     Ok(links)
 }
 
+/// The object of this hash. Others may be whole objects too, of tries that never became true; a damaged one is none of these.
 async fn find(blobs: &dyn Blobs, keys: &[String], sha256: &Hash) -> Result<Option<String>> {
     for key in keys {
-        if Hash::of(&blobs.get(key).await?) == *sha256 {
+        let data = blobs.get(key).await?;
+        if Hash::of(&data) == *sha256 {
             return Ok(Some(key.clone()));
         }
+        EpochObject::decode(&data).map_err(|fault| Fault::corrupt(format!("{key}: {fault}")))?;
     }
     Ok(None)
 }

@@ -22,7 +22,7 @@ use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState};
 use crate::model::window::Bound;
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
-use crate::shells::commit::CommitActor;
+use crate::shells::commit::{CommitActor, retrying};
 use crate::shells::dlq::DlqActor;
 use crate::shells::gold::{self, GoldConfig};
 use crate::shells::message::{NewEpoch, Stop};
@@ -33,7 +33,7 @@ use crate::toolkit::board::{Board, Life};
 use crate::toolkit::crash;
 use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, spawn_watched_with, turned};
+use crate::toolkit::spawn::{Exit, Generation, Place, panic_of, spawn_watched, spawn_watched_with, turns_true};
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -116,8 +116,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// Runs until `stop` turns true, or, when draining, until everything is read, committed and emitted.
 pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> Result<Outcome> {
-    let infos = parts.stream.shards().await?;
-    create_rows(&parts, &infos).await?;
+    let clock = || parts.clock.clone();
+    let infos = retrying(clock(), "listing the stream's shards", || parts.stream.shards()).await?;
+    retrying(clock(), "creating rows of shards", || create_rows(&parts, &infos)).await?;
     crash::pass("start.after_rows");
     let door = Door::closed();
     let (gold_drain, gold_draining) = watch::channel(false);
@@ -140,19 +141,15 @@ async fn shards(parts: &Parts, places: &Places, stop: watch::Receiver<bool>, doo
     let mut supervised = BTreeSet::new();
     let mut running = 0usize;
     loop {
-        for (index, row) in parts.rows.shards().await?.into_iter().enumerate() {
-            if may_open(parts, &row).await? && supervised.insert(row.shard.clone()) {
+        let rows = retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards()).await?;
+        for (index, row) in rows.iter().enumerate() {
+            if may_open(parts, row, &rows) && supervised.insert(row.shard.clone()) {
                 running += 1;
-                let supervisor = Supervisor {
-                    parts: parts.clone(),
-                    places: places.clone(),
-                    index,
-                    shard: row.shard.clone(),
-                    door: door.clone(),
-                };
+                let shard = row.shard.clone();
+                let (parts, places, door) = (parts.clone(), places.clone(), door.clone());
+                let supervisor = Arc::new(Supervisor { parts, places, index, shard: shard.clone(), door });
                 let (ended, stop, finishing) = (ended.clone(), stop.clone(), finishing.clone());
                 actix::spawn(async move {
-                    let shard = supervisor.shard.clone();
                     let end = supervisor.supervise(stop, finishing).await;
                     // The receiver lives as long as this function; when it is gone nobody waits for the answer.
                     drop(ended.send((shard, end)));
@@ -163,6 +160,8 @@ async fn shards(parts: &Parts, places: &Places, stop: watch::Receiver<bool>, doo
             return Ok(outcome);
         }
         tokio::select! {
+            // First: a shard that has just ended may have children that are not on the board yet.
+            biased;
             Some((shard, end)) = endings.recv() => {
                 running -= 1;
                 if let Err(fault) = end {
@@ -190,6 +189,7 @@ impl Parts {
             restart: self.config.restart,
             config: self.config.gold.clone(),
             place: places.get(0),
+            drain: self.config.shard.drain,
         }
     }
 }
@@ -226,20 +226,21 @@ fn new_row(parts: &Parts, info: &ShardInfo, waits: bool) -> ShardRow {
     }
 }
 
-/// Open shards run; a blocked one runs once every parent that has a row is drained.
-async fn may_open(parts: &Parts, row: &ShardRow) -> Result<bool> {
+/// Open shards run; a blocked one runs once every parent that has a row is drained. A drained one is taken over once per process:
+/// its last owner may have died between the final commit and the publication of what it committed.
+fn may_open(parts: &Parts, row: &ShardRow, rows: &[ShardRow]) -> bool {
     match row.state {
-        ShardState::Open => Ok(true),
-        ShardState::Drained | ShardState::Retired => Ok(false),
+        ShardState::Open | ShardState::Drained => true,
+        ShardState::Retired => false,
         ShardState::Blocked => {
-            parts.board.update(&row.shard, |live| live.life = Life::Blocked);
-            for parent in &row.parents {
-                match parts.rows.shard(parent).await?.map(|parent| parent.state) {
-                    None | Some(ShardState::Drained | ShardState::Retired) => {}
-                    Some(ShardState::Blocked | ShardState::Open) => return Ok(false),
-                }
+            if parts.board.get(&row.shard).is_none() {
+                parts.board.update(&row.shard, |live| live.life = Life::Blocked);
             }
-            Ok(true)
+            let parents = rows.iter().filter(|other| row.parents.contains(&other.shard));
+            parents.map(|parent| parent.state).all(|state| match state {
+                ShardState::Drained | ShardState::Retired => true,
+                ShardState::Blocked | ShardState::Open => false,
+            })
         }
     }
 }
@@ -255,11 +256,16 @@ struct Supervisor {
 
 impl Supervisor {
     /// Ok when the shard has ended as it should; Err when it was given up.
-    async fn supervise(self, mut stop: watch::Receiver<bool>, mut finish: watch::Receiver<bool>) -> Result<()> {
+    async fn supervise(self: Arc<Self>, mut stop: watch::Receiver<bool>, finish: watch::Receiver<bool>) -> Result<()> {
         let mut restarts = Restarts::new(self.parts.config.restart);
         let mut committed = 0;
         for number in 1.. {
-            let ended = self.generation(number, &mut stop, &mut finish).await;
+            // In a task of its own: a panic while the shard is taken over must not end its supervisor.
+            let ended = actix::spawn(self.clone().generation(number, stop.clone(), finish.clone())).await;
+            let ended = ended.unwrap_or_else(|error| {
+                let text = panic_of(error).unwrap_or_else(|| "aborted".to_owned());
+                Ok(("takeover", Exit::Panicked(text)))
+            });
             let epoch = self.parts.board.get(&self.shard).map_or(0, |live| live.epoch);
             if epoch > committed {
                 committed = epoch;
@@ -285,57 +291,60 @@ impl Supervisor {
                 }
             };
             self.parts.board.update(&self.shard, |live| live.last_fault = Some(fault.to_string()));
-            if let Some(fault) = self.give_up(fault, &mut restarts).await {
-                return Err(fault);
-            }
-            if *stop.borrow() {
-                return Ok(());
+            let pause = self.give_up(fault, &mut restarts)?;
+            tokio::select! {
+                biased;
+                () = turns_true(&mut stop) => return Ok(()),
+                () = tokio::time::sleep(pause) => {}
             }
         }
         Ok(())
     }
 
     /// What a fault obliges: some are final, the others are waited out within the restart policy.
-    async fn give_up(&self, fault: Fault, restarts: &mut Restarts) -> Option<Fault> {
-        match fault.kind() {
+    fn give_up(&self, fault: Fault, restarts: &mut Restarts) -> Result<Duration> {
+        let random = self.parts.clock.random();
+        let verdict = match fault.kind() {
             // A record's fault that stops the shard is the breaker; a person's settings and damaged state do not heal by waiting.
             Kind::Poison | Kind::Config | Kind::Corrupt => {
                 let life = if fault.kind() == Kind::Poison { Life::Tripped } else { Life::Quarantined };
                 self.parts.board.update(&self.shard, |live| live.life = life);
                 let alert = if life == Life::Tripped { "breaker" } else { "quarantine" };
                 tracing::error!(alert, shard = %self.shard, %fault, "shard given up");
-                return Some(fault);
+                return Err(fault);
             }
-            Kind::Retry | Kind::Fenced | Kind::Bug => {}
-        }
-        match restarts.failed(self.parts.clock.now_us(), self.parts.clock.random()) {
+            Kind::Retry => Verdict::Restart { after_us: restarts.waited(random) },
+            Kind::Fenced | Kind::Bug => restarts.failed(self.parts.clock.now_us(), random),
+        };
+        match verdict {
             Verdict::Quarantine => {
                 self.parts.board.update(&self.shard, |live| live.life = Life::Quarantined);
                 tracing::error!(alert = "quarantine", shard = %self.shard, %fault, "shard given up after too many restarts");
-                Some(fault)
+                Err(fault)
             }
             Verdict::Restart { after_us } => {
                 self.parts.board.update(&self.shard, |live| {
                     live.life = Life::Restarting;
                     live.restarts = restarts.total();
                 });
-                tokio::time::sleep(Duration::from_micros(after_us.unsigned_abs())).await;
-                None
+                Ok(Duration::from_micros(after_us.unsigned_abs()))
             }
         }
     }
 
     /// Takes the shard over and runs one generation to its end.
     async fn generation(
-        &self,
+        self: Arc<Self>,
         number: u64,
-        stop: &mut watch::Receiver<bool>,
-        finish: &mut watch::Receiver<bool>,
+        mut stop: watch::Receiver<bool>,
+        mut finish: watch::Receiver<bool>,
     ) -> Result<(&'static str, Exit)> {
         let parts = &self.parts;
         parts.board.update(&self.shard, |live| {
             live.life = if number == 1 { Life::Starting } else { Life::Restarting };
             live.quiet = false;
+            // Failing is not idle: the others may not pass this shard while nobody reads it.
+            live.idle = false;
         });
         let owner = &parts.config.owner;
         let taken = take_over(parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref(), &self.shard, owner).await?;
@@ -346,9 +355,11 @@ impl Supervisor {
             live.bound = Some(taken.row.bound);
             live.committed = taken.row.position;
             live.had_records = taken.history.last_arrival_us.is_some();
-            live.idle = false;
             live.totals = taken.history.totals.clone();
         });
+        if taken.row.state == ShardState::Drained {
+            return Ok(("takeover", Exit::Finished));
+        }
         let (generation, watch) = Generation::new(number);
         let shard = self.wire(taken, &generation)?;
         // The watch waits until nobody holds the generation any more: from here on only its actors do.
@@ -358,8 +369,8 @@ impl Supervisor {
         tokio::select! {
             biased;
             exit = &mut ended => return Ok(exit),
-            () = turned(stop) => shard.tell(Stop),
-            () = turned(finish) => shard.tell(Stop),
+            () = turns_true(&mut stop) => shard.tell(Stop),
+            () = turns_true(&mut finish) => shard.tell(Stop),
         }
         Ok(ended.await)
     }
@@ -542,7 +553,6 @@ impl Wiring<'_> {
                 self.outlet(dlq.clone().recipient(), from, 0, &Numbering::default()),
             ],
             sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
-            finish: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
             credit: None,
         }
     }

@@ -10,7 +10,8 @@ use arrow::array::{
     StructArray, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
-use sluicebox::engine::glue::{EventDecoder, Events, SqlEngine};
+use sluicebox::engine::decode::Events;
+use sluicebox::engine::glue::{EventDecoder, SqlEngine};
 use sluicebox::engine::sql::gold::GoldPlan;
 use sluicebox::engine::sql::silver::{SilverPlan, timestamp_type};
 use sluicebox_actors::model::fault::Result;

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, LargeBinaryArray, RecordBatch};
 use arrow::datatypes::DataType;
-use sluicebox::engine::glue::{EventDecoder, Events, SqlEngine};
+use sluicebox::engine::decode::Events;
+use sluicebox::engine::glue::{EventDecoder, SqlEngine};
 use sluicebox::engine::sql::gold::{GoldOptions, GoldPlan};
 use sluicebox::engine::sql::silver::SilverPlan;
 use sluicebox_actors::model::fault::{Kind, Result};

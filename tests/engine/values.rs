@@ -2,8 +2,9 @@
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Float64Type, Int64Type};
+use sluicebox::engine::sql::silver::SilverPlan;
 
-use super::common::{Row, START_US, gold, lines, table};
+use super::common::{Row, START_US, events, events_schema, gold, lines, table};
 
 fn rows() -> Vec<Row> {
     (0..1_000)
@@ -45,6 +46,32 @@ fn counts_sums_and_means_are_the_exact_ones() {
         users.last().expect("some"),
     );
     assert_eq!(table(sql, &rows), [expected]);
+}
+
+#[test]
+fn functions_that_only_an_optimizer_would_replace_are_computed_in_every_place() {
+    let rows = rows();
+    let sql = "SELECT coalesce(kind, 'none') AS k, sum(nvl(n, 7)) AS s, count(*) FILTER (WHERE ifnull(ok, true)) AS f,
+               max(nvl2(x, 1, 2)) AS m FROM silver WHERE coalesce(n, 0) < 50 GROUP BY coalesce(kind, 'none')
+               HAVING coalesce(sum(n), 0) <> 0.5";
+    let mut expected = Vec::new();
+    for (kind, name) in [(Some("buy"), "buy"), (None, "none"), (Some("view"), "view")] {
+        let group = || rows.iter().filter(move |row| row.kind == kind && row.n.unwrap_or(0) < 50);
+        let sum: i64 = group().map(|row| row.n.unwrap_or(7)).sum();
+        let ok = group().filter(|row| row.ok.unwrap_or(true)).count();
+        let most = group().map(|row| if row.x.is_some() { 1 } else { 2 }).max().expect("some");
+        // nvl2 takes the common type of all three.
+        expected.push(format!("{name}|{sum}|{ok}|{most}.0"));
+    }
+    assert_eq!(table(sql, &rows), expected);
+    let sql = "SELECT coalesce(kind, userId) AS a, arrow_cast(n, 'Utf8') AS b FROM events WHERE nvl(n, 0) >= 0";
+    let silver = SilverPlan::compile(sql, &[], &events_schema()).expect("compiles");
+    let out = silver.apply(&events(&rows), 0).expect("applies");
+    assert_eq!(out.failed, []);
+    let kept: Vec<&Row> = rows.iter().filter(|row| row.n.unwrap_or(0) >= 0).collect();
+    let names = out.batch.column(0).as_string::<i32>();
+    assert!(kept.iter().zip(names).all(|(row, name)| name == Some(row.kind.unwrap_or(&row.user))));
+    assert_eq!(kept.len(), out.batch.num_rows());
 }
 
 #[test]

@@ -78,8 +78,6 @@ pub enum CommitEvent {
     Reread(Option<Box<ShardRow>>),
     /// These staged files are visible now.
     Published(Vec<String>),
-    /// The shard has nothing more to commit: finish once everything is visible.
-    Finish,
 }
 
 impl CommitEvent {
@@ -94,7 +92,6 @@ impl CommitEvent {
             Self::Swapped(_) => "Swapped",
             Self::Reread(_) => "Reread",
             Self::Published(_) => "Published",
-            Self::Finish => "Finish",
         }
     }
 }
@@ -123,8 +120,8 @@ pub enum CommitEffect {
     Publish(CommitPermit, Vec<PendingOutput>),
     /// Tell the shard and Gold.
     Committed(Box<Committed>),
-    /// Everything is committed and visible: end the generation.
-    Finished,
+    /// Tell the shard: every file of every committed epoch is visible.
+    Settled,
     /// End the generation.
     Fail(Fault),
 }
@@ -179,13 +176,12 @@ pub struct CommitMachine {
     unpublished: Vec<PendingOutput>,
     open: BTreeMap<u64, Gathering>,
     step: Step,
-    finishing: bool,
 }
 
 impl CommitMachine {
     /// Continues after `row`, which this generation's lease owns; all its pending outputs are published.
     pub fn new(config: CommitConfig, row: ShardRow, history: History) -> Self {
-        Self { config, row, history, unpublished: Vec::new(), open: BTreeMap::new(), step: Step::Idle, finishing: false }
+        Self { config, row, history, unpublished: Vec::new(), open: BTreeMap::new(), step: Step::Idle }
     }
 
     /// The row as last committed.
@@ -226,10 +222,9 @@ impl CommitMachine {
             (CommitEvent::Published(staged), step) => {
                 self.step = step;
                 self.unpublished.retain(|output| !staged.contains(&output.staged));
-            }
-            (CommitEvent::Finish, step) => {
-                self.step = step;
-                self.finishing = true;
+                if self.unpublished.is_empty() {
+                    effects.push(CommitEffect::Settled);
+                }
             }
             (CommitEvent::Put, Step::Putting(flight)) if flight.children.is_empty() => self.swap(flight, &mut effects),
             (CommitEvent::Put, Step::Putting(flight)) => {
@@ -247,9 +242,6 @@ impl CommitMachine {
             (event, step) => return Err(Fault::bug(format!("commit: {} does not follow {}", event.name(), step.name()))),
         }
         self.begin_next(random, &mut effects)?;
-        if self.finishing && matches!(self.step, Step::Idle) && self.open.is_empty() && self.unpublished.is_empty() {
-            effects.push(CommitEffect::Finished);
-        }
         Ok(effects)
     }
 
@@ -290,6 +282,9 @@ impl CommitMachine {
             effects.push(CommitEffect::Publish(permit, header.outputs.clone()));
         }
         effects.push(CommitEffect::Committed(Box::new(Committed { row, header })));
+        if self.unpublished.is_empty() {
+            effects.push(CommitEffect::Settled);
+        }
         self.step = Step::Idle;
     }
 

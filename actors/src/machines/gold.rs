@@ -102,8 +102,6 @@ pub enum GoldWork {
     Collect {
         /// Lines, consecutive epochs of one shard.
         lines: Vec<LedgerLine>,
-        /// Keys of their objects.
-        keys: Vec<String>,
         /// The shard.
         shard: ShardId,
         /// Last epoch of them.
@@ -158,7 +156,8 @@ impl GoldMachine {
         let Some(lane) = self.lanes.get_mut(&header.shard) else {
             return Err(Fault::bug("an epoch of a shard that Gold does not know"));
         };
-        if lane.epochs.contains_key(&header.epoch) {
+        // Known, or known and collected already: a notice may come later than what it tells.
+        if lane.epochs.last_key_value().is_some_and(|(last, _)| header.epoch <= *last) {
             return Ok(());
         }
         for older in lane.epochs.values_mut() {
@@ -256,11 +255,18 @@ impl GoldMachine {
         }
         let window = self.tables[table].windowing.starting(start_us);
         let vector = self.vector(state)?;
+        let old = state.row.as_ref();
         if vector.is_empty() {
             return Ok(None); // only too-late records: nothing was ever in it
         }
+        if old.is_some_and(|row| !dominates(&vector, &row.vector)) {
+            let name = &self.tables[table].name;
+            return Err(Fault::corrupt(format!(
+                "partials that revision {} of window {start_us} of {name} was made of are gone",
+                old.map_or(0, |row| row.revision)
+            )));
+        }
         let Some(status) = self.status(table, window, state, &vector, watermark) else { return Ok(None) };
-        let old = state.row.as_ref();
         if old.is_some_and(|row| row.revision > 0 && row.vector == vector && row.status == status) {
             return Ok(None);
         }
@@ -406,7 +412,6 @@ impl GoldMachine {
             }
             return Ok(Some(GoldWork::Collect {
                 lines: old.iter().map(|(_, epoch)| epoch.line.clone()).collect(),
-                keys: old.iter().map(|(_, epoch)| epoch.object.key.clone()).collect(),
                 shard: shard.clone(),
                 through,
             }));
@@ -438,6 +443,11 @@ impl GoldMachine {
             counts: self.counts(state),
         })
     }
+}
+
+/// Does `a` hold everything that `b` holds?
+fn dominates(a: &Vector, b: &Vector) -> bool {
+    b.iter().all(|(shard, ordinal)| a.get(shard).is_some_and(|mine| mine >= ordinal))
 }
 
 fn widen(sequences: &mut BTreeMap<ShardId, (Position, Position)>, shard: &ShardId, from: Position, to: Position) {

@@ -54,6 +54,12 @@ impl Restarts {
         self.in_a_row = 0;
     }
 
+    /// A generation ended because the world is at fault: an outage is waited out however long it takes, and says nothing about us.
+    pub fn waited(&mut self, random: u64) -> i64 {
+        self.total += 1;
+        self.pause_us(random)
+    }
+
     /// A generation failed. `random` spreads the pauses of shards that fail together.
     pub fn failed(&mut self, now_us: i64, random: u64) -> Verdict {
         while self.failures.front().is_some_and(|at| now_us.saturating_sub(*at) > self.config.period_us) {
@@ -64,12 +70,15 @@ impl Restarts {
         }
         self.failures.push_back(now_us);
         self.total += 1;
+        Verdict::Restart { after_us: self.pause_us(random) }
+    }
+
+    fn pause_us(&mut self, random: u64) -> i64 {
         let doubled = self.config.backoff_min_us.saturating_mul(1i64.checked_shl(self.in_a_row.min(40)).unwrap_or(i64::MAX));
         self.in_a_row += 1;
         let pause = doubled.min(self.config.backoff_max_us).max(1);
         // Half of the pause is fixed, half is chance.
-        let after_us = pause / 2 + (random % (pause as u64 / 2 + 1)) as i64;
-        Verdict::Restart { after_us }
+        pause / 2 + (random % (pause as u64 / 2 + 1)) as i64
     }
 }
 
@@ -94,6 +103,14 @@ mod tests {
         (0..60).for_each(|_| assert!(pause(&mut restarts) <= 30_000_000));
         restarts.progressed();
         assert!(pause(&mut restarts) <= 200_000);
+    }
+
+    #[test]
+    fn an_outage_is_never_the_last_failure_and_its_pauses_grow() {
+        let mut restarts = Restarts::new(CONFIG);
+        let pauses: Vec<_> = (0..100).map(|_| restarts.waited(0)).collect();
+        assert!(pauses[0] <= 200_000 && pauses[99] >= 15_000_000);
+        assert!(matches!(restarts.failed(0, 0), Verdict::Restart { .. }), "an outage does not count towards the intensity");
     }
 
     #[test]

@@ -77,7 +77,7 @@ pub struct Seal {
 pub struct Peers {
     /// Smallest committed bound of the shards that are not idle; none if all are.
     pub active: Option<Bound>,
-    /// Smallest committed bound of the shards that ever had a record.
+    /// Smallest committed bound of the shards that know anything of event time.
     pub known: Option<Bound>,
 }
 
@@ -102,6 +102,8 @@ pub enum ShardEvent {
         /// Its number.
         epoch: u64,
     },
+    /// Every file of every committed epoch is visible.
+    Settled,
     /// Time has passed; with what the other shards have committed.
     Tick(Peers),
     /// The process is asked to end: commit what has been read, then finish.
@@ -121,7 +123,7 @@ pub enum ShardEffect {
     Quiet,
     /// Like [`ShardEffect::Quiet`], but not any more.
     NotQuiet,
-    /// The shard has ended in the stream, or was told to stop, and its last epoch is committed.
+    /// The shard has ended in the stream, or was told to stop; its last epoch is committed and all its files are visible.
     Finished,
     /// Stop the generation for this reason.
     Halt(Fault),
@@ -142,6 +144,7 @@ pub struct ShardMachine {
     first_record_at_us: Option<i64>,
     sealed_at_us: i64,
     committed: u64,
+    settled: bool,
     max_event_us: Option<i64>,
     last_arrival_us: Option<i64>,
     stream_now_us: Option<i64>,
@@ -180,6 +183,7 @@ impl ShardMachine {
             first_record_at_us: None,
             sealed_at_us: now_us,
             committed,
+            settled: true,
             max_event_us,
             last_arrival_us,
             stream_now_us: None,
@@ -244,7 +248,11 @@ impl ShardMachine {
                     return effects;
                 }
             }
-            ShardEvent::Committed { epoch } => self.committed = self.committed.max(epoch),
+            ShardEvent::Committed { epoch } => {
+                self.committed = self.committed.max(epoch);
+                self.settled = false;
+            }
+            ShardEvent::Settled => self.settled = true,
             ShardEvent::Tick(peers) => self.peers = peers,
             ShardEvent::Stop => self.stopping = true,
         }
@@ -270,7 +278,8 @@ impl ShardMachine {
                     ))));
                     return;
                 }
-                OnGap::Continue => self.gaps += 1,
+                // Told again with every read until the position has passed it: counted with the records behind it.
+                OnGap::Continue => self.gaps += u64::from(!read.records.is_empty()),
             }
         }
         self.caught_up = read.caught_up && read.records.is_empty();
@@ -352,15 +361,9 @@ impl ShardMachine {
     }
 
     fn fetch_when_due(&mut self, now_us: i64, effects: &mut Vec<ShardEffect>) {
-        if self.last_sealed {
-            if self.committed + 1 == self.open.epoch {
-                self.stopped = true;
-                effects.push(ShardEffect::Finished);
-            }
-            return;
-        }
-        if self.stopping {
-            if !self.fetching && self.records == 0 && self.open.epoch == self.committed + 1 {
+        if self.last_sealed || self.stopping {
+            // A read that is under way when the process is asked to end may never come back: what it brings is read again.
+            if self.records == 0 && self.open.epoch == self.committed + 1 && self.settled {
                 self.stopped = true;
                 effects.push(ShardEffect::Finished);
             }

@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::ShardRow;
 use crate::ports::{Blobs, Clock, CommitPermit, Outputs, Rows};
-use crate::shells::message::{CutMade, EpochCommitted, Finish, NewEpoch, Sealed, Staged};
+use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Settled, Staged};
 use crate::shells::shard::ShardActor;
 use crate::toolkit::board::Board;
 use crate::toolkit::crash;
@@ -69,7 +69,7 @@ impl CommitActor {
                 Ok(CommitEvent::Put)
             }),
             CommitEffect::CreateRows(children) => self.begin(ctx, async move {
-                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &children)).await?;
+                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &shard, &children)).await?;
                 Ok(CommitEvent::RowsCreated)
             }),
             // Never repeated here: after an answer that did not come, only the row knows.
@@ -79,7 +79,10 @@ impl CommitActor {
                         crash::pass("commit.after_swap");
                         Ok(CommitEvent::Swapped(Some(answer)))
                     }
-                    Err(fault) if fault.kind() == Kind::Retry => Ok(CommitEvent::Swapped(None)),
+                    Err(fault) if fault.kind() == Kind::Retry => {
+                        Pause::new(clock).after("swapping a shard's row", &fault).await;
+                        Ok(CommitEvent::Swapped(None))
+                    }
                     Err(fault) => Err(fault),
                 }
             }),
@@ -92,7 +95,7 @@ impl CommitActor {
                 self.begin(ctx, async move { publish(outputs, clock, permit, pending).await });
             }
             CommitEffect::Committed(committed) => self.committed(committed),
-            CommitEffect::Finished => self.generation.end("commit", Exit::Finished),
+            CommitEffect::Settled => self.shard.tell(Settled),
             CommitEffect::Fail(fault) => self.generation.end("commit", Exit::from_fault(fault)),
         }
     }
@@ -118,10 +121,17 @@ impl CommitActor {
     }
 }
 
-async fn create(rows: &dyn Rows, children: &[ShardRow]) -> Result<()> {
+async fn create(rows: &dyn Rows, shard: &ShardId, children: &[ShardRow]) -> Result<()> {
     for child in children {
+        let mut child = child.clone();
+        // The other parent of a merge may be behind: a child promises nothing that one of its parents doesn't.
+        for other in child.parents.iter().filter(|parent| *parent != shard) {
+            if let Some(other) = rows.shard(other).await? {
+                child.bound = child.bound.min(other.bound);
+            }
+        }
         // Lost = it exists: a merge's other parent was here before, or we were, before a crash.
-        rows.create_shard(child).await?;
+        rows.create_shard(&child).await?;
     }
     Ok(())
 }
@@ -173,12 +183,5 @@ impl Handler<Staged> for CommitActor {
     type Result = ();
     fn handle(&mut self, message: Staged, ctx: &mut Self::Context) {
         self.apply(CommitEvent::Staged(message.stamp.epoch, message.stager, message.outputs), ctx);
-    }
-}
-
-impl Handler<Finish> for CommitActor {
-    type Result = ();
-    fn handle(&mut self, Finish { .. }: Finish, ctx: &mut Self::Context) {
-        self.apply(CommitEvent::Finish, ctx);
     }
 }

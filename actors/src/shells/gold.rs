@@ -3,8 +3,9 @@
 //! Owns: reading partials, the window row's CAS, publication, collection, its own supervision. Does not own: which window is due
 //! (machines/gold), merging (engine), visible files (ports::GoldFiles).
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
@@ -26,7 +27,7 @@ use crate::shells::message::NewEpoch;
 use crate::toolkit::crash;
 use crate::toolkit::outlet::{Door, Notices};
 use crate::toolkit::pause::Pause;
-use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turned};
+use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turns_true};
 
 /// Decoded epoch objects that Gold keeps at hand, in bytes: many windows lie in the same few objects.
 const CACHE_BYTES: usize = 128 << 20;
@@ -56,24 +57,31 @@ pub struct GoldParts {
     pub config: GoldConfig,
     /// Where it computes.
     pub place: Place,
+    /// At the end, emit windows that are still open too. An ordinary stop leaves them to the next start.
+    pub drain: bool,
 }
 
 /// Runs Gold, generation after generation, until `draining` turns true and nothing is left to emit.
 pub async fn supervise(parts: GoldParts, door: Door<NewEpoch>, mut draining: watch::Receiver<bool>) -> Result<()> {
     let mut restarts = Restarts::new(parts.restart);
+    let done = Arc::new(AtomicU64::new(0));
+    let mut before = 0;
     for number in 1.. {
         let (generation, watch) = Generation::new(number);
+        let (place, of) = (parts.place.clone(), generation.clone());
         let actor = {
-            let (parts, generation) = (parts.clone(), generation.clone());
-            spawn_watched(&parts.place.clone(), &generation.clone(), "gold", MAILBOX, move || GoldActor::new(parts, generation))
+            let (parts, generation, done) = (parts.clone(), generation.clone(), done.clone());
+            let make = move || GoldActor::new(parts, generation, done);
+            spawn_watched(&place, &of, "gold", MAILBOX, make)
         };
         door.open(actor.clone().recipient());
-        drop(generation);
+        drop((generation, of));
         let ended = watch.ended();
         tokio::pin!(ended);
         let (_, exit) = tokio::select! {
+            biased;
             exit = &mut ended => exit,
-            () = turned(&mut draining) => {
+            () = turns_true(&mut draining) => {
                 Notices::new(actor).tell(Drain);
                 ended.await
             }
@@ -86,11 +94,18 @@ pub async fn supervise(parts: GoldParts, door: Door<NewEpoch>, mut draining: wat
             Exit::Dismissed => Fault::bug("gold ended without a reason"),
         };
         tracing::error!(generation = number, kind = ?fault.kind(), %fault, "gold generation ended");
-        match fault.kind() {
-            Kind::Config | Kind::Corrupt | Kind::Poison => return Err(fault),
-            Kind::Retry | Kind::Fenced | Kind::Bug => {}
+        let now = done.load(Ordering::Relaxed);
+        if now > before {
+            before = now;
+            restarts.progressed();
         }
-        match restarts.failed(parts.clock.now_us(), parts.clock.random()) {
+        let random = parts.clock.random();
+        let verdict = match fault.kind() {
+            Kind::Config | Kind::Corrupt | Kind::Poison => return Err(fault),
+            Kind::Retry => Verdict::Restart { after_us: restarts.waited(random) },
+            Kind::Fenced | Kind::Bug => restarts.failed(parts.clock.now_us(), random),
+        };
+        match verdict {
             Verdict::Quarantine => {
                 tracing::error!(alert = "quarantine", %fault, "gold given up after too many restarts");
                 return Err(fault);
@@ -114,6 +129,8 @@ struct GoldActor {
     waiting: VecDeque<NewEpoch>,
     busy: bool,
     draining: bool,
+    /// Pieces of work done by all generations of this process.
+    done: Arc<AtomicU64>,
 }
 
 impl Actor for GoldActor {
@@ -150,24 +167,41 @@ async fn load(parts: &GoldParts) -> Result<Loaded> {
     Ok(Loaded { windows, shards })
 }
 
-/// Deletes contents and bases that no row names: left by a crash between a put and its CAS.
+/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been decided,
+/// because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
 async fn sweep(parts: &GoldParts, windows: &[WindowRow]) -> Result<()> {
-    let named: std::collections::BTreeSet<&str> = windows
+    let named: BTreeSet<&str> = windows
         .iter()
         .flat_map(|row| [row.content.as_ref(), row.base.as_ref().map(|base| &base.object)])
         .flatten()
         .map(|object| object.key.as_str())
         .collect();
     for table in parts.engine.tables() {
-        for prefix in [format!("content/{}/", table.name), format!("bases/{}/", table.name)] {
-            for key in parts.blobs.list(&prefix).await? {
-                if !named.contains(key.as_str()) {
+        let rows = || windows.iter().filter(|row| row.table == table.name.as_ref());
+        let revisions: BTreeMap<i64, u64> = rows().map(|row| (row.start_us, row.revision)).collect();
+        let versions: BTreeMap<i64, u64> = rows().map(|row| (row.start_us, row.version)).collect();
+        for (folder, decided) in [("content", revisions), ("bases", versions)] {
+            for key in parts.blobs.list(&format!("{folder}/{}/", table.name)).await? {
+                let past = number_of(&key).is_some_and(|(start_us, number)| decided.get(&start_us).is_some_and(|n| number <= *n));
+                if past && !named.contains(key.as_str()) {
                     parts.blobs.delete(&key).await?;
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Key of a content (`number` = its revision) or a base (`number` = the version of the row that first names it).
+fn key_of(folder: &str, row: &WindowRow, number: u64, random: u64) -> String {
+    format!("{folder}/{}/{}/{number:010}-{random:016x}", row.table, row.start_us)
+}
+
+/// Start of the window and number in such a key.
+fn number_of(key: &str) -> Option<(i64, u64)> {
+    let mut parts = key.rsplit('/');
+    let (number, start_us) = (parts.next()?.split('-').next()?, parts.next()?);
+    Some((start_us.parse().ok()?, number.parse().ok()?))
 }
 
 /// What a piece of work came to.
@@ -178,10 +212,10 @@ enum Done {
 }
 
 impl GoldActor {
-    fn new(parts: GoldParts, generation: Generation) -> Self {
+    fn new(parts: GoldParts, generation: Generation, done: Arc<AtomicU64>) -> Self {
         let machine = GoldMachine::new(parts.config.clone(), parts.engine.tables().to_vec());
         let (cache, waiting) = Default::default();
-        Self { parts, generation, machine, cache, waiting, busy: false, draining: false }
+        Self { parts, generation, machine, cache, waiting, busy: false, draining: false, done }
     }
 
     fn know(&mut self, loaded: Loaded) -> Result<()> {
@@ -267,8 +301,8 @@ impl GoldActor {
                         rebase(&parts, &cache, table, *row, expected, loads, |object| Base { object, vector, counts }).await?;
                     Ok(Done::Row(Box::new(row)))
                 }
-                GoldWork::Collect { lines, keys, shard, through } => {
-                    collect(&parts, &shard, lines, &keys).await?;
+                GoldWork::Collect { lines, shard, through } => {
+                    collect(&parts, &shard, lines, through).await?;
                     Ok(Done::Collected(shard, through))
                 }
             }
@@ -278,6 +312,7 @@ impl GoldActor {
     fn spawn(&mut self, ctx: &mut Context<Self>, work: impl Future<Output = Result<Done>> + 'static) {
         self.busy = true;
         ctx.spawn(work.into_actor(self).map(|done, actor, ctx| {
+            actor.done.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
             let done = done.and_then(|done| match done {
                 Done::Row(row) => {
                     actor.machine.row_stands(*row);
@@ -350,7 +385,7 @@ async fn emit(
     let states = merged(parts, cache, table, &row, loads).await?;
     let finished = parts.engine.finish(table, windowing.starting(row.start_us), &states)?;
     let content = parts.gold_files.encode(&row.table, &finished.rows)?;
-    let key = format!("content/{}/{}-{:010}-{:016x}", row.table, row.start_us, row.revision, parts.clock.random());
+    let key = key_of("content", &row, row.revision, parts.clock.random());
     parts.blobs.put(&key, content.clone()).await?;
     crash::pass("gold.after_content");
     let old = parts.rows.window(&row.table, row.start_us).await?.and_then(|old| old.content);
@@ -390,7 +425,7 @@ async fn rebase(
     base: impl FnOnce(ObjectRef) -> Base,
 ) -> Result<WindowRow> {
     let states = states::encode(&merged(parts, cache, table, &row, loads).await?)?;
-    let key = format!("bases/{}/{}-{:016x}", row.table, row.start_us, parts.clock.random());
+    let key = key_of("bases", &row, row.version, parts.clock.random());
     parts.blobs.put(&key, states.clone()).await?;
     crash::pass("base.after_put");
     let old = row.base.replace(base(ObjectRef { key, len: states.len() as u64, sha256: Hash::of(&states) }));
@@ -424,17 +459,21 @@ async fn swap(parts: &GoldParts, expected: u64, row: &WindowRow) -> Result<()> {
     Err(Fault::retry(format!("window {} of {} could not be swapped {SWAPS_MAX} times in a row", row.start_us, row.table)))
 }
 
-/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger.
-async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, keys: &[String]) -> Result<()> {
+/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects of
+/// tries that never became true go with them.
+async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, through: u64) -> Result<()> {
     let written = parts.ledger.lines(shard).await?.last().map_or(0, |line| line.header.epoch);
     let fresh: Vec<LedgerLine> = lines.into_iter().filter(|line| line.header.epoch > written).collect();
     if !fresh.is_empty() {
         parts.ledger.append(&fresh).await?;
     }
     crash::pass("collect.after_ledger");
-    for key in keys {
-        parts.blobs.delete(key).await?;
-        crash::pass("collect.after_delete");
+    // In order of keys, which is the order of epochs.
+    for key in parts.blobs.list(&history::prefix(shard)).await? {
+        if history::epoch_of(&key).is_some_and(|epoch| epoch <= through) {
+            parts.blobs.delete(&key).await?;
+            crash::pass("collect.after_delete");
+        }
     }
     Ok(())
 }
@@ -451,7 +490,9 @@ impl Handler<Drain> for GoldActor {
     type Result = ();
     fn handle(&mut self, Drain: Drain, ctx: &mut Self::Context) {
         self.draining = true;
-        self.machine.drain();
+        if self.parts.drain {
+            self.machine.drain();
+        }
         self.pump(ctx);
     }
 }

@@ -112,6 +112,11 @@ pub struct EpochCommitted(
     pub u64,
 );
 
+/// Commit → shard, upward: every file of every committed epoch is visible.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Settled;
+
 /// Commit → gold, to another generation: an epoch is true.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -119,14 +124,6 @@ pub struct NewEpoch(
     /// Row and head.
     pub Box<Committed>,
 );
-
-/// Shard → commit: nothing more will come; end the generation when everything is visible.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Finish {
-    /// Which message it is.
-    pub stamp: Stamp,
-}
 
 /// Run → shard: commit what has been read, then finish.
 #[derive(Message)]

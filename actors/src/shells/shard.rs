@@ -12,7 +12,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::{Position, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
 use crate::ports::{Clock, Read, Stream};
-use crate::shells::message::{Barrier, EpochCommitted, Finish, Progress, Raw, Sealed, Stop};
+use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Settled, Stop};
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::crash;
 use crate::toolkit::credit::{Budget, Credit};
@@ -60,8 +60,6 @@ pub struct ShardActor {
     pub side_barriers: Vec<Outlet<Barrier>>,
     /// The epoch's end, for commit.
     pub sealed: Outlet<Sealed>,
-    /// The shard's end, for commit.
-    pub finish: Outlet<Finish>,
     /// Pays for what is being dispatched.
     pub credit: Option<Credit>,
 }
@@ -114,7 +112,7 @@ impl ShardActor {
             }
             ShardEffect::Quiet => self.board.update(&self.shard, |live| live.quiet = true),
             ShardEffect::NotQuiet => self.board.update(&self.shard, |live| live.quiet = false),
-            ShardEffect::Finished => self.finish.send(epoch, |stamp| Finish { stamp }),
+            ShardEffect::Finished => self.generation.end("shard", Exit::Finished),
             ShardEffect::Halt(fault) => self.generation.end("shard", Exit::from_fault(fault)),
             ShardEffect::Tripped(failed, records) => {
                 self.board.update(&self.shard, |live| live.life = Life::Tripped);
@@ -171,7 +169,8 @@ async fn fetch(
     limits: FetchLimits,
     clock: Arc<dyn Clock>,
 ) -> Result<(Read, Credit)> {
-    let credit = budget.claim(limits.bytes).await?;
+    // Never more than half: the writer may hold the other half until an epoch ends, and an epoch may wait for a read.
+    let credit = budget.claim(limits.bytes.min(budget.total() / 2)).await?;
     let mut pause = Pause::new(clock);
     let read = loop {
         match stream.read(&shard, after, limits.records, limits.bytes).await {
@@ -199,6 +198,13 @@ impl Handler<EpochCommitted> for ShardActor {
     type Result = ();
     fn handle(&mut self, EpochCommitted(epoch): EpochCommitted, ctx: &mut Self::Context) {
         self.apply(ShardEvent::Committed { epoch }, ctx);
+    }
+}
+
+impl Handler<Settled> for ShardActor {
+    type Result = ();
+    fn handle(&mut self, Settled: Settled, ctx: &mut Self::Context) {
+        self.apply(ShardEvent::Settled, ctx);
     }
 }
 

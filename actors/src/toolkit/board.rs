@@ -31,6 +31,14 @@ pub enum Life {
 }
 
 impl Life {
+    /// Given up: only a person brings it back.
+    pub fn is_lost(self) -> bool {
+        match self {
+            Self::Quarantined | Self::Tripped => true,
+            Self::Starting | Self::Running | Self::Blocked | Self::Restarting | Self::Finished => false,
+        }
+    }
+
     /// Its name in tables.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -107,23 +115,34 @@ impl Board {
         let mut peers = Peers::default();
         for entry in self.shards.iter() {
             let live = entry.value();
-            let Some(bound) = live.bound.filter(|_| entry.key() != shard && live.life != Life::Finished) else { continue };
+            if entry.key() == shard || live.life == Life::Finished || live.life == Life::Blocked {
+                continue; // for a blocked shard its parents stand
+            }
+            // Nobody has read its row yet: it may know anything, so nobody passes it.
+            let bound = live.bound.unwrap_or(Bound::UNKNOWN);
             if !live.idle {
                 peers.active = Some(peers.active.map_or(bound, |least| least.min(bound)));
             }
-            if live.had_records {
+            if bound > Bound::UNKNOWN {
                 peers.known = Some(peers.known.map_or(bound, |least| least.min(bound)));
             }
         }
         peers
     }
 
-    /// Have all shards drained, and those that never had a record followed the others?
+    /// Have all shards drained that still can, and those that never had a record followed the others?
     pub fn all_quiet(&self) -> bool {
         let all = self.all();
-        let busy = all.iter().any(|(_, live)| !live.quiet && live.life != Life::Finished);
-        let known = all.iter().filter(|(_, live)| live.had_records).filter_map(|(_, live)| live.bound).min();
-        let behind = all.iter().any(|(_, live)| !live.had_records && live.life != Life::Finished && live.bound < known);
-        !busy && !behind
+        let lost = all.iter().any(|(_, live)| live.life.is_lost());
+        all.iter().all(|(shard, live)| match live.life {
+            Life::Finished | Life::Quarantined | Life::Tripped => true,
+            // Its parents end, or one of them is given up and it never opens.
+            Life::Blocked => lost,
+            Life::Starting | Life::Running | Life::Restarting => {
+                let peers = self.peers_of(shard);
+                let behind = !live.had_records && live.bound < peers.active.or(peers.known);
+                live.quiet && !behind
+            }
+        })
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use actix::dev::channel::{AddressReceiver, channel};
 use actix::{Actor, Addr, Context};
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 
 use crate::model::fault::{Fault, Kind};
 
@@ -72,10 +73,11 @@ impl Generation {
         self.number
     }
 
-    /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent.
+    /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent. That a
+    /// neighbour is gone is always a consequence, even where it is noticed before the neighbour's own end is.
     pub fn end(&self, actor: &'static str, exit: Exit) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
-        if first.is_none() {
+        if matches!(*first, None | Some((_, Exit::Dismissed))) {
             *first = Some((actor, exit));
         }
         drop(first);
@@ -161,26 +163,31 @@ where
     let ended = tokio::select! {
         biased;
         ended = &mut run => ended,
-        () = turned(&mut kill) => {
+        () = turns_true(&mut kill) => {
             run.abort();
             run.await
         }
     };
     let exit = match ended {
         Ok(()) => Exit::Dismissed,
-        Err(error) if error.is_panic() => Exit::Panicked(panic_text(error.into_panic().as_ref())),
-        Err(_) => Exit::Dismissed,
+        Err(error) => panic_of(error).map_or(Exit::Dismissed, Exit::Panicked),
     };
     // `generation` holds the last of this actor's `alive`: dropped only now, when nothing of the actor runs any more.
     generation.end(name, exit);
 }
 
-/// Waits until the switch is on, or its last sender is gone. The guard that `wait_for` returns is dropped here: kept across an
-/// await it would hold the switch's read lock, and nobody could turn it again.
-pub async fn turned(switch: &mut watch::Receiver<bool>) {
-    if switch.wait_for(|on| *on).await.is_err() {
-        tracing::debug!("a switch was dropped before it was turned");
+/// Waits until a flag is set; for ever if whoever could set it is gone. What `watch` hands out is a read lock: kept across an
+/// await it would block the thread of whoever sets the flag next, so it ends in here.
+pub(crate) async fn turns_true(flag: &mut watch::Receiver<bool>) {
+    let gone = flag.wait_for(|set| *set).await.is_err();
+    if gone {
+        std::future::pending::<()>().await;
     }
+}
+
+/// The text of the panic that ended a task; none if it was aborted.
+pub(crate) fn panic_of(error: JoinError) -> Option<String> {
+    error.try_into_panic().ok().map(|panic| panic_text(panic.as_ref()))
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
@@ -242,6 +249,30 @@ mod tests {
         spawn_watched::<Fragile>(&Place::Here, &generation, "unborn", 4, || panic!("unborn"));
         drop(generation);
         assert!(matches!(watch.ended().await, ("unborn", Exit::Panicked(_))));
+    }
+
+    #[actix::test]
+    async fn what_made_an_actor_end_is_told_and_not_that_its_neighbour_missed_it() {
+        let (generation, watch) = Generation::new(1);
+        generation.end("neighbour", Exit::Dismissed);
+        generation.end("broken", Exit::Panicked("the reason".to_owned()));
+        generation.end("other", Exit::Failed(Fault::bug("a consequence")));
+        drop(generation);
+        assert!(matches!(watch.ended().await, ("broken", Exit::Panicked(_))));
+    }
+
+    #[actix::test]
+    async fn many_actors_that_end_at_the_same_time_do_not_wait_for_each_other() {
+        let (generation, watch) = Generation::new(1);
+        let actors: Vec<_> = (0..8)
+            .map(|_| {
+                let g = generation.clone();
+                spawn_watched(&Place::Here, &generation, "one of many", 4, move || Fragile(g))
+            })
+            .collect();
+        drop(generation);
+        actors[3].try_send(Do::End).expect("room");
+        assert!(matches!(watch.ended().await, (_, Exit::Finished)));
     }
 
     #[actix::test]

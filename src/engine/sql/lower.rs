@@ -22,7 +22,7 @@ use datafusion::physical_expr::utils::{collect_columns, reassign_expr_columns};
 use datafusion::sql::sqlparser::ast::Query;
 
 use super::error::{Blame, SqlError, essence};
-use super::plan::{compile, condition, plain, stored, strict};
+use super::plan::{compile, condition, executable, plain, stored, strict};
 use super::silver::timestamp_type;
 use crate::engine::aggregates::firsts::PLACE;
 use crate::engine::aggregates::udaf::{admitted, countable};
@@ -231,7 +231,8 @@ fn lowered(blame: Blame<'_>, aggregate: &Aggregate, at: usize, expr: &Expr) -> R
     };
     let schema = aggregate.input.schema();
     let (props, context) = (ExecutionProps::new(), PhysicalPlanningContext::default());
-    let built = LoweredAggregateBuilder::new(expr, schema, schema.as_arrow(), &props, &context)
+    let expr = executable(expr, schema).map_err(planner)?;
+    let built = LoweredAggregateBuilder::new(&expr, schema, schema.as_arrow(), &props, &context)
         .with_name(format!("{at}"))
         .build()
         .map_err(planner)?;

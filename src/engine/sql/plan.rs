@@ -17,6 +17,7 @@ use datafusion::logical_expr::execution_props::ExecutionProps;
 use datafusion::logical_expr::logical_plan::builder::LogicalTableSource;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner};
+use datafusion::logical_expr::simplify::{ExprSimplifyResult, SimplifyContext};
 use datafusion::logical_expr::{AggregateUDF, Expr, HigherOrderUDF, LogicalPlan, ScalarUDF, TableSource, WindowUDF};
 use datafusion::optimizer::Analyzer;
 use datafusion::physical_expr::expressions::{BinaryExpr, cast};
@@ -158,10 +159,32 @@ pub(crate) fn parse_condition(blame: Blame<'_>, table: &str, sql: &str) -> Resul
     Ok(query)
 }
 
+/// Functions that DataFusion's optimizer replaces by others and that compute nothing by themselves.
+const REWRITTEN: [&str; 7] = ["coalesce", "nvl", "nvl2", "arrow_cast", "arrow_try_cast", "cast_to_type", "try_cast_to_type"];
+
 /// Compiles one expression. Integer arithmetic fails on overflow instead of wrapping.
 pub(crate) fn compile(expr: &Expr, schema: &DFSchema) -> Result<Arc<dyn PhysicalExpr>> {
     let props = ExecutionProps::new();
-    strict(create_physical_expr(expr, schema, &props, &PhysicalPlanningContext::default())?)
+    let expr = executable(expr, schema)?;
+    strict(create_physical_expr(&expr, schema, &props, &PhysicalPlanningContext::default())?)
+}
+
+/// The same expression without [`REWRITTEN`] functions.
+pub(crate) fn executable(expr: &Expr, schema: &DFSchema) -> Result<Expr> {
+    let context = SimplifyContext::builder().with_schema(Arc::new(schema.clone())).build();
+    let rewritten = expr.clone().transform_up(|expr| {
+        let Expr::ScalarFunction(call) = expr else { return Ok(Transformed::no(expr)) };
+        if !REWRITTEN.contains(&call.func.name()) {
+            return Ok(Transformed::no(Expr::ScalarFunction(call)));
+        }
+        match call.func.simplify(call.args, &context)? {
+            ExprSimplifyResult::Simplified(expr) => Ok(Transformed::yes(expr)),
+            ExprSimplifyResult::Original(_) => {
+                Err(DataFusionError::Plan(format!("`{}` cannot be computed here; write it with CASE or CAST", call.func.name())))
+            }
+        }
+    })?;
+    Ok(rewritten.data)
 }
 
 /// Compiles a condition; whatever the planner lets pass (a bare NULL) is cast to boolean.

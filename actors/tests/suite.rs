@@ -1,0 +1,17 @@
+//! The pipeline in a simulated world: everything outside it is in memory, time is virtual, and whatever can go wrong does.
+
+mod world {
+    pub(crate) mod engine;
+    pub(crate) mod oracle;
+    pub(crate) mod plan;
+    pub(crate) mod process;
+    pub(crate) mod sim;
+    pub(crate) mod store;
+    pub(crate) mod truth;
+}
+
+mod crash;
+mod drain;
+mod faults;
+mod seeds;
+mod teeth;

@@ -1,0 +1,201 @@
+//! What must be true when the world has come to rest.
+//!
+//! Owns: the comparison of everything visible with everything that came in. Does not own: the rules that hold at every change (store).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use sluicebox_actors::history;
+use sluicebox_actors::model::epoch::{EpochObject, Hash, LedgerLine, OutputClass};
+use sluicebox_actors::model::ledger::Counts;
+use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::model::row::ShardRow;
+
+use super::sim::Sim;
+use super::store::{Commit, Store};
+use super::truth::{Judged, TABLES};
+
+impl Sim {
+    /// Every record that ever came in is where it belongs, exactly once, and nothing else is anywhere.
+    #[track_caller]
+    pub(crate) fn assert_complete(&self) {
+        self.assert_complete_but(&[]);
+    }
+
+    /// The same, but these shards were given up: of them only what is committed counts.
+    #[track_caller]
+    pub(crate) fn assert_complete_but(&self, lost: &[ShardId]) {
+        let wrong = self.wrong(lost);
+        assert!(
+            wrong.is_empty(),
+            "seed {}: {} rules broken:\n{}",
+            self.seed,
+            wrong.len(),
+            wrong[..wrong.len().min(12)].join("\n")
+        );
+    }
+
+    /// All broken rules.
+    pub(crate) fn wrong(&self, lost: &[ShardId]) -> Vec<String> {
+        let mut store = self.store();
+        store.check_complete(lost);
+        store.check_files(lost);
+        store.check_gold();
+        store.check_chains();
+        std::mem::take(&mut store.violations)
+    }
+
+    /// Nothing is stored that nobody names: to be asked after a drain without crashes.
+    #[track_caller]
+    pub(crate) fn assert_tidy(&self) {
+        let store = self.store();
+        let contents = store.windows.values().filter_map(|row| row.content.as_ref());
+        let bases = store.windows.values().filter_map(|row| row.base.as_ref().map(|base| &base.object));
+        let commits = store.commits.values().flatten().filter_map(|commit| commit.row.object.as_ref());
+        let named: BTreeSet<_> = contents.chain(bases).chain(commits).map(|object| object.key.as_str()).collect();
+        let orphans: Vec<_> = store.blobs.keys().filter(|key| !named.contains(key.as_str())).collect();
+        assert!(orphans.is_empty(), "seed {}: nobody names {orphans:?}", self.seed);
+        assert!(store.staged.is_empty(), "seed {}: still staged: {:?}", self.seed, store.staged.keys());
+    }
+
+    /// The visible Gold as text, by (table, start).
+    pub(crate) fn gold(&self) -> BTreeMap<(String, i64), String> {
+        let store = self.store();
+        store.gold.iter().map(|(key, shown)| (key.clone(), String::from_utf8_lossy(&shown.content).into_owned())).collect()
+    }
+}
+
+impl Store {
+    fn check_complete(&mut self, lost: &[ShardId]) {
+        let ends: Vec<_> = self.streams.iter().map(|(shard, log)| (shard.clone(), log.end(), log.closed_at)).collect();
+        for (shard, end, closed) in ends {
+            let row = self.rows.get(&shard).cloned();
+            let at = row.as_ref().map(|row| row.position);
+            let last = self.commits.get(&shard).and_then(|commits| commits.last()).map(|commit| commit.row.epoch);
+            self.rule(last.unwrap_or(0) == row.as_ref().map_or(0, |row| row.epoch), || {
+                format!("{shard}: commits and row differ")
+            });
+            if lost.contains(&shard) {
+                continue;
+            }
+            self.rule(at == Some(end), || format!("{shard}: committed to {at:?} of {end:?}"));
+            let drained = row.is_some_and(|row| row.state == sluicebox_actors::model::row::ShardState::Drained);
+            self.rule(drained == closed.is_some(), || format!("{shard}: drained is {drained}, closed at {closed:?}"));
+        }
+    }
+
+    /// Files that readers see although no commit says so.
+    pub(crate) fn strangers(&self) -> Vec<String> {
+        let outputs = self.commits.values().flatten().flat_map(|commit| &commit.header.outputs);
+        let named: BTreeSet<_> = outputs.map(|output| &output.path).collect();
+        self.visible.keys().filter(|path| !named.contains(path)).cloned().collect()
+    }
+
+    fn check_files(&mut self, lost: &[ShardId]) {
+        let all: Vec<Commit> = self.commits.values().flatten().cloned().collect();
+        for commit in &all {
+            let (shard, epoch) = (&commit.row.shard, commit.row.epoch);
+            for output in &commit.header.outputs {
+                let there = self.visible.get(&output.path).map(|file| file.lines.len() as u64);
+                let waits = lost.contains(shard) && self.staged.contains_key(&output.staged);
+                let whole = there == Some(output.rows) || (there.is_none() && waits);
+                self.rule(whole, || format!("{shard}/{epoch}: {} has {there:?} of {} rows", output.path, output.rows));
+            }
+            for (class, lines) in lines_of(&commit.judged) {
+                let mut expected = lines.clone();
+                let mut mine: Vec<_> = commit
+                    .header
+                    .outputs
+                    .iter()
+                    .filter(|output| output.class == class)
+                    .filter_map(|output| self.visible.get(&output.path).or_else(|| self.staged.get(&output.staged)))
+                    .flat_map(|file| file.lines.iter().cloned())
+                    .collect();
+                (expected.sort(), mine.sort());
+                self.rule(mine == expected, || format!("{shard}/{epoch}: {class:?} holds {mine:?} but must hold {expected:?}"));
+            }
+        }
+        let strangers = self.strangers();
+        self.rule(strangers.is_empty(), || format!("visible without a commit: {strangers:?}"));
+        let left: Vec<_> =
+            self.staged.iter().filter(|(_, file)| !lost.contains(&file.shard)).map(|(key, _)| key.clone()).collect();
+        self.rule(left.is_empty(), || format!("still staged: {left:?}"));
+    }
+
+    /// Gold is the fold over everything committed, window by window.
+    fn check_gold(&mut self) {
+        let keys: BTreeSet<_> =
+            self.commits.values().flatten().flat_map(|commit| commit.judged.windows.keys().copied()).collect();
+        let mut shown = 0;
+        for (table, start_us) in keys {
+            let name = TABLES[table].0;
+            let (truth, vector) = self.fold(table, start_us, None);
+            let row = self.windows.get(&(name.to_owned(), start_us)).cloned();
+            let gold = self.gold.get(&(name.to_owned(), start_us)).cloned();
+            let at = format!("window {start_us} of {name}");
+            if vector.is_empty() {
+                self.rule(gold.is_none(), || format!("{at}: shown although nothing is in it"));
+                continue;
+            }
+            shown += 1;
+            let right = truth.content(start_us);
+            let bytes = gold.as_ref().map(|gold| gold.content.clone());
+            self.rule(bytes.as_ref() == Some(&right), || format!("{at}: shows {bytes:?} but is {right:?}"));
+            let Some((row, gold)) = row.zip(gold) else { continue };
+            self.rule(row.vector == vector, || format!("{at}: vector {:?} but it is {vector:?}", row.vector));
+            self.rule(row.published == row.revision, || format!("{at}: r{} shown of r{}", row.published, row.revision));
+            self.rule(gold.row.revision == row.revision, || format!("{at}: readers see r{}", gold.row.revision));
+        }
+        let all = self.gold.len();
+        self.rule(all == shown, || format!("{all} windows are shown, {shown} have something in them"));
+    }
+
+    /// Chain and ledger: together they tell every epoch once, without a gap.
+    fn check_chains(&mut self) {
+        let rows: Vec<ShardRow> = self.rows.values().cloned().collect();
+        for row in rows {
+            let shard = row.shard.clone();
+            let ledger = self.ledger.get(&shard).cloned().unwrap_or_default();
+            let objects: BTreeMap<String, bytes::Bytes> = self
+                .blobs
+                .range(history::prefix(&shard)..)
+                .take_while(|(key, _)| key.starts_with(&history::prefix(&shard)))
+                .map(|(key, data)| (key.clone(), data.clone()))
+                .collect();
+            let mut lines = ledger.clone();
+            for commit in self.commits.get(&shard).cloned().unwrap_or_default() {
+                let object = commit.row.object.clone().expect("a commit names its object");
+                let Some(data) = objects.get(&object.key) else { continue };
+                let decoded = EpochObject::decode(data).map(|object| object.header);
+                self.rule(decoded.is_ok_and(|header| header == commit.header), || format!("{shard}: {} is damaged", object.key));
+                if commit.row.epoch > ledger.last().map_or(0, |line| line.header.epoch) {
+                    lines.push(LedgerLine::of(&commit.header, Hash::of(data)));
+                }
+            }
+            self.check_lines(&row, &lines);
+        }
+    }
+
+    fn check_lines(&mut self, row: &ShardRow, lines: &[LedgerLine]) {
+        let shard = &row.shard;
+        let (mut totals, mut previous, mut position) = (Counts::default(), None, Default::default());
+        for (line, number) in lines.iter().zip(1..) {
+            let header = &line.header;
+            self.rule(header.epoch == number, || format!("{shard}: ledger line {number} is of epoch {}", header.epoch));
+            self.rule(header.previous == previous, || format!("{shard}: digest of epoch {} breaks", header.epoch));
+            self.rule(header.from == position, || format!("{shard}: epoch {} begins at {}", header.epoch, header.from));
+            totals.add(&header.counts);
+            self.rule(header.totals == totals, || format!("{shard}: running totals of epoch {} are wrong", header.epoch));
+            for (table, gold) in &header.counts.gold {
+                let partial = line.partial_rows.get(table).copied().unwrap_or(0);
+                self.rule(partial == gold.on_time + gold.late, || format!("{shard}: equation 4 of epoch {}", header.epoch));
+            }
+            (previous, position) = (Some(line.digest.clone()), header.to);
+        }
+        self.rule(lines.len() as u64 == row.epoch, || format!("{shard}: {} lines for {} epochs", lines.len(), row.epoch));
+        self.rule(position == row.position, || format!("{shard}: lines end at {position}, the row at {}", row.position));
+    }
+}
+
+fn lines_of(judged: &Judged) -> [(OutputClass, &Vec<String>); 3] {
+    [(OutputClass::Bronze, &judged.bronze), (OutputClass::Silver, &judged.silver_rows), (OutputClass::Dlq, &judged.letters)]
+}

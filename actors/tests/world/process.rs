@@ -1,0 +1,512 @@
+//! One process of a simulated world: every operation goes through one wrapper that counts it, delays it, and lets it go wrong.
+//!
+//! A process that has crashed is inert: its later operations pend for ever and have no effect, so that nothing that runs while its
+//! runtime is dropped can reach the store.
+//!
+//! Owns: the wrapper, the clock, the ports. Does not own: the effects (store), the schedule (plan).
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use async_trait::async_trait;
+use bytes::Bytes;
+use sluicebox_actors::model::epoch::{Hash, LedgerLine, OutputClass, PendingOutput};
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::letter::Letter;
+use sluicebox_actors::model::position::{Position, ShardId};
+use sluicebox_actors::model::record::RawSlice;
+use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
+use sluicebox_actors::ports::{
+    Blobs, Cas, Clock, CommitPermit, DataFiles, GoldFiles, LedgerFiles, LetterFile, Outputs, Read, Rows, ShardInfo, Stream,
+    WindowPermit,
+};
+use tokio::sync::Notify;
+
+use super::plan::{Act, Flaw, Op, Plan, Planner};
+use super::store::{File, ReadFlaw, Store};
+
+/// The world as one process sees it.
+pub(crate) struct Process {
+    store: Arc<Mutex<Store>>,
+    planner: Mutex<Planner>,
+    flaw: Option<Flaw>,
+    dead: AtomicBool,
+    pub(crate) died: Notify,
+    /// The process stands still until this moment of its clock.
+    frozen_until_us: AtomicI64,
+    pub(crate) froze: Arc<Notify>,
+    started: tokio::time::Instant,
+    started_us: i64,
+    seed: u64,
+    randoms: AtomicU64,
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A planned panic may strike while a lock is held; what it guards is still whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Process {
+    #[expect(clippy::disallowed_methods, reason = "the simulation's clock is tokio's paused one")]
+    pub(crate) fn new(store: Arc<Mutex<Store>>, plan: Plan) -> Arc<Self> {
+        let started_us = locked(&store).now_us;
+        let (flaw, seed) = (plan.flaw, plan.seed);
+        Arc::new(Self {
+            store,
+            planner: Mutex::new(Planner::new(plan)),
+            flaw,
+            dead: AtomicBool::new(false),
+            died: Notify::new(),
+            frozen_until_us: AtomicI64::new(0),
+            froze: Arc::new(Notify::new()),
+            started: tokio::time::Instant::now(),
+            started_us,
+            seed,
+            randoms: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    pub(crate) fn operations(&self) -> u64 {
+        locked(&self.planner).operations()
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<Op, u64> {
+        locked(&self.planner).counts().clone()
+    }
+
+    pub(crate) fn trace(&self) -> Vec<String> {
+        locked(&self.planner).trace.clone()
+    }
+
+    /// From now on nothing of this process has an effect.
+    pub(crate) fn die(&self) {
+        self.dead.store(true, Ordering::SeqCst);
+        self.died.notify_one();
+    }
+
+    fn is_dead(&self) -> bool {
+        self.dead.load(Ordering::SeqCst)
+    }
+
+    fn effect<T>(&self, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
+        let mut store = locked(&self.store);
+        store.now_us = store.now_us.max(self.now_us());
+        effect(&mut store)
+    }
+
+    fn plan(&self, op: Op, what: &dyn Display) -> (Duration, Act) {
+        let mut planner = locked(&self.planner);
+        let (index, latency, act) = planner.next(op);
+        let line = format!("{index} {}us {op:?} {what} {act:?}", self.now_us() - self.started_us);
+        planner.trace.push(line);
+        let late_at = planner.late_at();
+        drop(planner);
+        if index == late_at && !self.is_dead() {
+            let late = std::mem::take(&mut locked(&self.store).late);
+            for effect in late {
+                effect(&mut locked(&self.store));
+            }
+        }
+        (latency, act)
+    }
+
+    /// Every asynchronous operation.
+    async fn op<T: Send>(
+        &self,
+        op: Op,
+        what: impl Display + Send + Sync,
+        effect: impl Fn(&mut Store) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<T> {
+        if self.is_dead() {
+            return std::future::pending().await;
+        }
+        let (latency, act) = self.plan(op, &what);
+        let stall = if let Act::Stall(stall) = act { stall } else { Duration::ZERO };
+        if !(latency + stall).is_zero() {
+            tokio::time::sleep(latency + stall).await;
+        }
+        if let Act::Freeze(time) = act {
+            self.frozen_until_us.store(self.now_us() + time.as_micros() as i64, Ordering::SeqCst);
+            self.froze.notify_one();
+        }
+        while self.now_us() < self.frozen_until_us.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if self.is_dead() {
+            return std::future::pending().await;
+        }
+        match act {
+            Act::Go | Act::Stall(_) | Act::Freeze(_) => self.effect(effect),
+            Act::ErrBefore => Err(Fault::retry(format!("planned: {op:?} did not happen"))),
+            Act::ErrAfter => {
+                drop(self.effect(effect));
+                Err(Fault::retry(format!("planned: the answer of {op:?} was lost")))
+            }
+            Act::Twice => {
+                drop(self.effect(&effect));
+                self.effect(effect)
+            }
+            Act::CrashBefore => self.crash().await,
+            Act::CrashAfter => {
+                drop(self.effect(effect));
+                self.crash().await
+            }
+            Act::CrashLate => {
+                locked(&self.store).late.push(Box::new(move |store| drop(effect(store))));
+                self.crash().await
+            }
+            Act::Panic => panic!("planned: panic at {op:?}"),
+            Act::Fail(kind) => Err(Fault::new(kind, format!("planned: {op:?} fails for good"))),
+        }
+    }
+
+    async fn crash<T>(&self) -> T {
+        self.die();
+        std::future::pending().await
+    }
+
+    /// Every synchronous operation: it can't wait, so a dead process gets an error that nobody sees any more.
+    pub(crate) fn now_op<T>(&self, op: Op, what: impl Display, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
+        let dead = || Err(Fault::retry("the process is dead"));
+        if self.is_dead() {
+            return dead();
+        }
+        let (_, act) = self.plan(op, &what);
+        match act {
+            Act::Go | Act::Stall(_) | Act::Freeze(_) | Act::Twice => self.effect(effect),
+            Act::ErrBefore => Err(Fault::retry(format!("planned: {op:?} did not happen"))),
+            Act::ErrAfter => {
+                drop(self.effect(effect));
+                Err(Fault::retry(format!("planned: {op:?} failed after its effect")))
+            }
+            Act::CrashBefore | Act::CrashLate => {
+                self.die();
+                dead()
+            }
+            Act::CrashAfter => {
+                drop(self.effect(effect));
+                self.die();
+                dead()
+            }
+            Act::Panic => panic!("planned: panic at {op:?}"),
+            Act::Fail(kind) => Err(Fault::new(kind, format!("planned: {op:?} fails for good"))),
+        }
+    }
+}
+
+impl Clock for Process {
+    fn now_us(&self) -> i64 {
+        self.started_us + self.started.elapsed().as_micros() as i64
+    }
+
+    fn random(&self) -> u64 {
+        let n = self.randoms.fetch_add(1, Ordering::Relaxed);
+        super::plan::Rng(self.seed.rotate_left(17) ^ n).next()
+    }
+}
+
+#[async_trait]
+impl Stream for Process {
+    fn name(&self) -> Arc<str> {
+        "events".into()
+    }
+
+    async fn shards(&self) -> Result<Vec<ShardInfo>> {
+        self.op(Op::StreamShards, "", |store| Ok(store.streams.values().map(|log| log.info.clone()).collect())).await
+    }
+
+    async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
+        let what = format!("{shard} after {after}");
+        let lies = [(Flaw::StreamSkipsARecord, ReadFlaw::Skip), (Flaw::StreamRepeatsARecord, ReadFlaw::Repeat)];
+        let flaw = lies.into_iter().find(|(flaw, _)| self.has(*flaw)).map_or(ReadFlaw::None, |(_, lie)| lie);
+        let shard = shard.clone();
+        self.op(Op::StreamRead, what, move |store| store.read(&shard, after, max_records, max_bytes, flaw)).await
+    }
+}
+
+#[async_trait]
+impl Rows for Process {
+    async fn shards(&self) -> Result<Vec<ShardRow>> {
+        self.op(Op::RowsShards, "", |store| Ok(store.rows.values().cloned().collect())).await
+    }
+
+    async fn shard(&self, shard: &ShardId) -> Result<Option<ShardRow>> {
+        let key = shard.clone();
+        self.op(Op::RowGet, shard, move |store| Ok(store.rows.get(&key).cloned())).await
+    }
+
+    async fn create_shard(&self, row: &ShardRow) -> Result<Cas> {
+        let new = row.clone();
+        self.op(Op::RowCreate, &row.shard, move |store| Ok(store.create_shard(&new))).await
+    }
+
+    async fn update_shard(&self, expected: Fence, row: &ShardRow) -> Result<Cas> {
+        let (new, ignore) = (row.clone(), self.has(Flaw::RowsIgnoreTheFence));
+        let what = format!("{} {}/{} from {expected:?}", row.shard, row.lease_epoch, row.epoch);
+        self.op(Op::RowUpdate, what, move |store| store.update_shard(expected, &new, ignore)).await
+    }
+
+    async fn windows(&self, table: &str) -> Result<Vec<WindowRow>> {
+        let key = table.to_owned();
+        let of = move |store: &mut Store| store.windows.values().filter(|row| row.table == key).cloned().collect();
+        self.op(Op::Windows, table, move |store| Ok(of(store))).await
+    }
+
+    async fn window(&self, table: &str, start_us: i64) -> Result<Option<WindowRow>> {
+        let key = (table.to_owned(), start_us);
+        self.op(Op::WindowGet, format!("{table} {start_us}"), move |store| Ok(store.windows.get(&key).cloned())).await
+    }
+
+    async fn update_window(&self, expected_version: u64, row: &WindowRow) -> Result<Cas> {
+        let new = row.clone();
+        let what = format!("{} {} v{} r{} {:?}", row.table, row.start_us, row.version, row.revision, row.status);
+        self.op(Op::WindowUpdate, what, move |store| {
+            let watermark = store.watermark();
+            Ok(store.update_window(expected_version, &new, watermark))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Blobs for Process {
+    async fn put(&self, key: &str, data: Bytes) -> Result<()> {
+        let name = key.to_owned();
+        self.op(Op::BlobPut, key, move |store| {
+            let same = store.blobs.get(&name).is_none_or(|old| *old == data);
+            store.rule(same, || format!("blob {name} was put twice with different bytes"));
+            store.blobs.insert(name.clone(), data.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn get(&self, key: &str) -> Result<Bytes> {
+        let name = key.to_owned();
+        self.op(Op::BlobGet, key, move |store| {
+            store.blobs.get(&name).cloned().ok_or_else(|| Fault::corrupt(format!("there is no blob {name}")))
+        })
+        .await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        let start = prefix.to_owned();
+        self.op(Op::BlobList, prefix, move |store| {
+            Ok(store.blobs.keys().filter(|key| key.starts_with(&start)).cloned().collect())
+        })
+        .await
+    }
+
+    async fn delete(&self, key: &str) -> Result<()> {
+        let name = key.to_owned();
+        self.op(Op::BlobDelete, key, move |store| {
+            let newest = store.rows.values().filter_map(|row| row.object.as_ref()).any(|object| object.key == name);
+            store.rule(!newest, || format!("the newest epoch object {name} was deleted"));
+            let named = store.windows.values().any(|row| {
+                let content = row.content.as_ref().is_some_and(|content| content.key == name);
+                content || row.base.as_ref().is_some_and(|base| base.object.key == name)
+            });
+            store.rule(!named, || format!("{name} was deleted while a window row names it"));
+            store.blobs.remove(&name);
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// A shared process as the port that makes files.
+pub(crate) struct Files(pub(crate) Arc<Process>);
+
+struct OpenFiles {
+    process: Arc<Process>,
+    shard: ShardId,
+    lease_epoch: u64,
+    epoch: u64,
+    lines: BTreeMap<(OutputClass, i64), Vec<String>>,
+    buffered: usize,
+}
+
+impl OpenFiles {
+    fn line(&mut self, class: OutputClass, hour: i64, line: String) {
+        self.buffered += line.len();
+        self.lines.entry((class, hour)).or_default().push(line);
+    }
+
+    fn stage(self) -> Result<Vec<PendingOutput>> {
+        let process = self.process.clone();
+        let op = if self.lines.keys().any(|(class, _)| *class == OutputClass::Dlq) { Op::LettersFinish } else { Op::FilesFinish };
+        process.clone().now_op(op, format!("{} {}", self.shard, self.epoch), move |store| {
+            let mut outputs = Vec::new();
+            for ((class, hour), mut lines) in self.lines {
+                let rows = lines.len() as u64;
+                if process.has(Flaw::FilesLoseARow) && class == OutputClass::Silver {
+                    drop(lines.pop());
+                }
+                let sha256 = Hash::of(lines.join("\n").as_bytes());
+                let unique = format!("{}-{}-{}-{:x}", self.shard, self.epoch, self.lease_epoch, process.random());
+                let (staged, path) = (format!("staged/{class:?}-{unique}"), format!("{class:?}/{hour}/{unique}"));
+                let len = lines.iter().map(|line| line.len() as u64).sum();
+                let file = File {
+                    class,
+                    shard: self.shard.clone(),
+                    epoch: self.epoch,
+                    lease_epoch: self.lease_epoch,
+                    lines,
+                    sha256: sha256.clone(),
+                };
+                if process.has(Flaw::OutputsPublishAtStaging) {
+                    store.visible.insert(path.clone(), file.clone());
+                }
+                store.staged.insert(staged.clone(), file);
+                let closed_because = "epoch".to_owned();
+                outputs.push(PendingOutput { class, staged, path, len, sha256, rows, epoch: self.epoch, closed_because });
+            }
+            Ok(outputs)
+        })
+    }
+}
+
+impl DataFiles for OpenFiles {
+    fn bronze(&mut self, slice: &RawSlice) -> Result<()> {
+        self.process.now_op(Op::FilesWrite, format!("bronze {}", slice.records.len()), |_| Ok(()))?;
+        for record in &slice.records {
+            let line = format!("{} {}", super::truth::name(&slice.shard, record), String::from_utf8_lossy(&record.data));
+            self.line(OutputClass::Bronze, 0, line);
+        }
+        Ok(())
+    }
+
+    fn silver(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.process.now_op(Op::FilesWrite, format!("silver {}", rows.num_rows()), |_| Ok(()))?;
+        let column = |name| rows.column_by_name(name).expect("a column of ours");
+        let (keys, names) = (column("key").as_string::<i32>(), column("_name").as_string::<i32>());
+        let times = column("event_time").as_primitive::<arrow_array::types::TimestampMicrosecondType>().values();
+        let values = column("value").as_primitive::<Int64Type>().values();
+        for row in 0..rows.num_rows() {
+            let line = format!("{} {},{},{}", names.value(row), keys.value(row), times[row], values[row]);
+            self.line(OutputClass::Silver, times[row].div_euclid(super::truth::MINUTE * 60), line);
+        }
+        Ok(())
+    }
+
+    fn buffered(&self) -> usize {
+        self.buffered
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        self.process.now_op(Op::FilesFlush, self.buffered, |_| Ok(()))?;
+        self.buffered = 0;
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<PendingOutput>> {
+        self.stage()
+    }
+}
+
+impl LetterFile for OpenFiles {
+    fn append(&mut self, letters: &[Letter]) -> Result<()> {
+        self.process.now_op(Op::LettersAppend, letters.len(), |_| Ok(()))?;
+        for letter in letters {
+            let name = format!("{}/{}.{}", letter.shard, letter.sequence, letter.sub_sequence);
+            self.line(OutputClass::Dlq, 0, format!("{name} {} {}", letter.stage, letter.reason));
+        }
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<PendingOutput>> {
+        self.stage()
+    }
+}
+
+impl Files {
+    fn open(&self, op: Op, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<OpenFiles>> {
+        self.0.now_op(op, format!("{shard} {epoch}"), |store| {
+            let row = store.rows.get(shard).cloned();
+            // A row under a newer lease says nothing about the epochs of this owner.
+            let at_most_two = row.is_none_or(|row| row.lease_epoch > lease_epoch || epoch <= row.epoch + 2);
+            store.rule(at_most_two, || format!("{shard}: epoch {epoch} is written while two before it are open"));
+            Ok(())
+        })?;
+        let (process, shard, lines) = (self.0.clone(), shard.clone(), BTreeMap::new());
+        Ok(Box::new(OpenFiles { process, shard, lease_epoch, epoch, lines, buffered: 0 }))
+    }
+}
+
+#[async_trait]
+impl Outputs for Files {
+    fn data_files(&self, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<dyn DataFiles>> {
+        Ok(self.open(Op::FilesOpen, shard, lease_epoch, epoch)?)
+    }
+
+    fn letter_file(&self, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<dyn LetterFile>> {
+        Ok(self.open(Op::LettersOpen, shard, lease_epoch, epoch)?)
+    }
+
+    async fn publish(&self, permit: CommitPermit, output: &PendingOutput) -> Result<()> {
+        let (lease, epoch) = permit.stands_for();
+        let (forget, pending) = (self.0.has(Flaw::OutputsForgetToPublish), output.clone());
+        self.0
+            .op(Op::Publish, &output.path, move |store| if forget { Ok(()) } else { store.publish(lease, epoch, &pending) })
+            .await
+    }
+
+    async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
+        let (of, keep, lease) = (shard.clone(), keep.to_vec(), permit.stands_for().0);
+        self.0.op(Op::Discard, shard, move |store| Ok(store.discard(lease, &of, &keep))).await
+    }
+}
+
+#[async_trait]
+impl GoldFiles for Process {
+    fn encode(&self, table: &str, rows: &RecordBatch) -> Result<Bytes> {
+        self.now_op(Op::GoldEncode, table, |_| Ok(()))?;
+        let column = |name: &str| rows.column_by_name(name).expect("a column of ours");
+        let keys = column("key").as_string::<i32>();
+        let int = |name: &str, row: usize| column(name).as_primitive::<Int64Type>().value(row);
+        let mut text = String::new();
+        for row in 0..rows.num_rows() {
+            let fields = ["n", "sum", "least", "most"].map(|name| int(name, row).to_string()).join(",");
+            text.push_str(&format!("{},{},{fields}\n", int("window_start", row), keys.value(row)));
+        }
+        Ok(text.into())
+    }
+
+    async fn publish(&self, permit: WindowPermit, row: &WindowRow, content: Bytes) -> Result<()> {
+        let (shown, keep_oldest) = (row.clone(), self.has(Flaw::GoldFilesKeepTheOldest));
+        let what = format!("{} {} r{}", row.table, row.start_us, permit.revision());
+        self.op(Op::GoldPublish, what, move |store| {
+            store.publish_gold(&shown, &content, keep_oldest);
+            Ok(())
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl LedgerFiles for Process {
+    async fn append(&self, lines: &[LedgerLine]) -> Result<()> {
+        let (lines, forgets) = (lines.to_vec(), self.has(Flaw::LedgerForgets));
+        let what = lines.iter().map(|line| format!("{}/{}", line.header.shard, line.header.epoch)).collect::<Vec<_>>().join(" ");
+        self.op(Op::LedgerAppend, what, move |store| {
+            store.append(&lines, forgets);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn lines(&self, shard: &ShardId) -> Result<Vec<LedgerLine>> {
+        let key = shard.clone();
+        self.op(Op::LedgerLines, shard, move |store| Ok(store.ledger.get(&key).cloned().unwrap_or_default())).await
+    }
+}

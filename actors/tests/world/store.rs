@@ -1,0 +1,387 @@
+//! What lasts in a simulated world: stream, rows, blobs, files, Gold; and the rules that must hold at every change of it.
+//!
+//! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end (oracle).
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, OutputClass, PendingOutput};
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::position::{Position, Sequence, ShardId};
+use sluicebox_actors::model::row::{Fence, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
+use sluicebox_actors::ports::{Cas, Read};
+
+use super::truth::{Judged, ShardLog, TABLES, WindowJudged, judge};
+
+/// A written file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct File {
+    pub(crate) class: OutputClass,
+    pub(crate) shard: ShardId,
+    pub(crate) epoch: u64,
+    pub(crate) lease_epoch: u64,
+    pub(crate) lines: Vec<String>,
+    pub(crate) sha256: Hash,
+}
+
+/// A window as readers see it.
+#[derive(Clone, Debug)]
+pub(crate) struct Shown {
+    pub(crate) row: WindowRow,
+    pub(crate) content: Bytes,
+}
+
+/// One epoch that became true, and what an independent judge says of its records.
+#[derive(Clone, Debug)]
+pub(crate) struct Commit {
+    pub(crate) row: ShardRow,
+    pub(crate) header: EpochHeader,
+    pub(crate) judged: Judged,
+}
+
+type Late = Box<dyn FnOnce(&mut Store) + Send>;
+
+/// Everything that survives a process.
+#[derive(Default)]
+pub(crate) struct Store {
+    pub(crate) now_us: i64,
+    pub(crate) streams: BTreeMap<ShardId, ShardLog>,
+    pub(crate) rows: BTreeMap<ShardId, ShardRow>,
+    pub(crate) windows: BTreeMap<(String, i64), WindowRow>,
+    pub(crate) blobs: BTreeMap<String, Bytes>,
+    pub(crate) staged: BTreeMap<String, File>,
+    pub(crate) visible: BTreeMap<String, File>,
+    pub(crate) gold: BTreeMap<(String, i64), Shown>,
+    pub(crate) revisions: BTreeMap<(String, i64, u64), (Bytes, WindowStatus)>,
+    pub(crate) ledger: BTreeMap<ShardId, Vec<LedgerLine>>,
+    pub(crate) commits: BTreeMap<ShardId, Vec<Commit>>,
+    pub(crate) violations: Vec<String>,
+    pub(crate) late: Vec<Late>,
+    /// Reads of the stream so far that brought records.
+    pub(crate) reads: u64,
+    pub(crate) appends: u64,
+}
+
+impl Store {
+    pub(crate) fn rule(&mut self, holds: bool, rule: impl FnOnce() -> String) {
+        if !holds {
+            self.violations.push(rule());
+        }
+    }
+
+    // The stream.
+
+    pub(crate) fn read(
+        &mut self,
+        shard: &ShardId,
+        after: Position,
+        records: usize,
+        bytes: usize,
+        flaw: ReadFlaw,
+    ) -> Result<Read> {
+        let now_us = self.now_us;
+        let log = self.streams.get(shard).ok_or_else(|| Fault::corrupt(format!("no shard {shard}")))?;
+        let number = after.sequence().and_then(Sequence::as_dense).unwrap_or(0) as usize;
+        let trimmed = number < log.forgotten;
+        let trimmed_before = trimmed.then(|| Position::after(Sequence::dense(log.forgotten as u64)));
+        let mut next = number.max(log.forgotten);
+        let (mut taken, mut weight) = (Vec::new(), 0);
+        while let Some(many) = log.records.get(next).filter(|many| many[0].raw.arrival_us <= now_us) {
+            weight += many.iter().map(|logged| logged.raw.weight()).sum::<usize>();
+            if !taken.is_empty() && (taken.len() + many.len() > records || weight > bytes) {
+                break;
+            }
+            taken.extend(many.iter().map(|logged| logged.raw.clone()));
+            next += 1;
+        }
+        let more = log.records.get(next).is_some_and(|many| many[0].raw.arrival_us <= now_us);
+        let at_end = next >= log.records.len() && log.closed_at.is_some_and(|at| at <= now_us);
+        let ended = at_end.then(|| log.children.clone());
+        if !taken.is_empty() {
+            self.reads += 1;
+            match flaw {
+                ReadFlaw::Skip if self.reads == 2 && taken.len() > 2 => drop(taken.remove(1)),
+                ReadFlaw::Repeat if number > 0 => {
+                    taken.insert(0, self.streams[shard].records[number - 1][0].raw.clone());
+                }
+                ReadFlaw::None | ReadFlaw::Skip | ReadFlaw::Repeat => {}
+            }
+        }
+        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before })
+    }
+
+    // Rows of shards.
+
+    pub(crate) fn create_shard(&mut self, row: &ShardRow) -> Cas {
+        if self.rows.contains_key(&row.shard) {
+            return Cas::Lost;
+        }
+        self.rows.insert(row.shard.clone(), row.clone());
+        Cas::Won
+    }
+
+    pub(crate) fn update_shard(&mut self, expected: Fence, row: &ShardRow, ignore_fence: bool) -> Result<Cas> {
+        let shard = &row.shard;
+        let Some(old) = self.rows.get(shard).cloned() else {
+            return Err(Fault::corrupt(format!("no row {shard}")));
+        };
+        if old.fence() != expected && !ignore_fence {
+            return Ok(Cas::Lost);
+        }
+        self.rule(row.bound >= old.bound, || format!("{shard}: B fell from {:?} to {:?}", old.bound, row.bound));
+        self.rule(row.position >= old.position, || format!("{shard}: position went back to {}", row.position));
+        self.rule(row.lease_epoch >= old.lease_epoch, || format!("{shard}: lease went back to {}", row.lease_epoch));
+        let drained = old.state == ShardState::Drained;
+        self.rule(!drained || row.state == ShardState::Drained, || format!("{shard}: left the state drained"));
+        if old.state == ShardState::Blocked {
+            let parents: Vec<_> = row.parents.iter().filter_map(|parent| self.rows.get(parent)).collect();
+            let drained = parents.iter().all(|parent| parent.state == ShardState::Drained);
+            let least = parents.iter().map(|parent| parent.bound).min();
+            self.rule(drained, || format!("{shard}: opens before its parents are drained"));
+            self.rule(Some(row.bound) == least, || format!("{shard}: opens with {:?} after {least:?}", row.bound));
+        }
+        if row.epoch == old.epoch {
+            self.rule(row.lease_epoch > old.lease_epoch, || format!("{shard}: an update that changes neither lease nor epoch"));
+            self.rule(row.object == old.object && row.position == old.position, || format!("{shard}: moved without an epoch"));
+        } else {
+            self.rule(!drained, || format!("{shard}: epoch {} after it was drained", row.epoch));
+            self.commit(&old, row);
+        }
+        self.rows.insert(shard.clone(), row.clone());
+        Ok(Cas::Won)
+    }
+
+    fn commit(&mut self, old: &ShardRow, row: &ShardRow) {
+        let (shard, epoch) = (&row.shard, row.epoch);
+        self.rule(epoch == old.epoch + 1, || format!("{shard}: epoch {epoch} follows {}", old.epoch));
+        let object = row.object.clone().and_then(|object| Some((self.blobs.get(&object.key)?.clone(), object)));
+        let Some((data, object)) = object else {
+            return self.rule(false, || format!("{shard}: epoch {epoch} is committed without its object"));
+        };
+        self.rule(Hash::of(&data) == object.sha256, || format!("{shard}: the object of epoch {epoch} is not what the row says"));
+        let header = match EpochObject::decode(&data) {
+            Ok(decoded) => decoded.header,
+            Err(fault) => return self.rule(false, || format!("{shard}: epoch {epoch}: {fault}")),
+        };
+        let own = header.shard == *shard && header.epoch == epoch && header.lease_epoch == row.lease_epoch;
+        self.rule(own, || format!("{shard}: the object of epoch {epoch} says {}/{}", header.shard, header.epoch));
+        self.rule(header.from == old.position && header.to == row.position, || format!("{shard}: gap at epoch {epoch}"));
+        let bounds = header.bound_opened == old.bound && header.bound_committed == row.bound;
+        self.rule(bounds, || format!("{shard}: the bounds of epoch {epoch} are not the row's"));
+        let previous = old.object.as_ref().map(|object| &object.sha256);
+        self.rule(header.previous.as_ref() == previous, || format!("{shard}: epoch {epoch} does not chain"));
+        self.rule(
+            header.to > header.from || header.bound_committed > header.bound_opened || row.state == ShardState::Drained,
+            || format!("{shard}: epoch {epoch} is empty and moves nothing"),
+        );
+        let judged = match self.streams.get(shard) {
+            None => Judged::default(),
+            Some(log) => judge(shard, log.between(header.from, header.to), header.bound_opened.0),
+        };
+        self.check_counts(&header, &judged);
+        self.check_sealed(shard, epoch, &judged);
+        for output in &header.outputs {
+            let staged = self.staged.get(&output.staged).or_else(|| self.visible.get(&output.path));
+            let same = staged.is_some_and(|file| file.sha256 == output.sha256);
+            self.rule(same, || format!("{shard}: epoch {epoch} commits {} which is not staged", output.path));
+        }
+        let commit = Commit { row: row.clone(), header, judged };
+        self.commits.entry(shard.clone()).or_default().push(commit);
+    }
+
+    /// The epoch's own ledger against an independent count.
+    fn check_counts(&mut self, header: &EpochHeader, judged: &Judged) {
+        let (at, counts) = (format!("{}/{}", header.shard, header.epoch), &header.counts);
+        let mine =
+            (counts.received, counts.bytes, counts.bronze, counts.silver, counts.rejected_total(), counts.filtered_total());
+        let truth = (judged.received, judged.bytes, judged.received, judged.silver, judged.bad, judged.filtered);
+        self.rule(mine == truth, || format!("{at}: counts {mine:?} but it is {truth:?}"));
+        let letters = judged.letters.len() as u64;
+        self.rule(counts.letters == letters, || format!("{at}: {} letters but it is {letters}", counts.letters));
+        let wrong = counts.equations(header.bronze_on, 1).into_iter().find(|line| line.difference() != 0);
+        self.rule(wrong.is_none(), || format!("{at}: {wrong:?}"));
+        for (table, (name, _, _)) in TABLES.into_iter().enumerate() {
+            let gold = counts.gold.get(name).copied().unwrap_or_default();
+            let windows = || judged.windows.iter().filter(|((t, _), _)| *t == table).map(|(_, window)| window);
+            let truth = [
+                judged.excluded[table],
+                windows().map(|w| w.too_late).sum(),
+                windows().map(|w| w.on_time).sum(),
+                windows().map(|w| w.late).sum(),
+            ];
+            let mine = [gold.excluded, gold.too_late, gold.on_time, gold.late];
+            self.rule(mine == truth, || format!("{at}: {name} counts {mine:?} but it is {truth:?}"));
+            let partial: u64 = header.segments.iter().filter(|segment| segment.table == name).map(|segment| segment.rows).sum();
+            self.rule(partial == truth[2] + truth[3], || format!("{at}: partials of {name} hold {partial} rows"));
+        }
+        for counts in &header.windows {
+            let table = TABLES.iter().position(|(name, _, _)| *name == counts.table).expect("a table of ours");
+            let truth = judged.windows.get(&(table, counts.window_us)).cloned().unwrap_or_default();
+            let same = (counts.on_time, counts.late, counts.too_late) == (truth.on_time, truth.late, truth.too_late);
+            self.rule(same, || format!("{at}: window counts {counts:?} but it is {truth:?}"));
+        }
+    }
+
+    fn check_sealed(&mut self, shard: &ShardId, epoch: u64, judged: &Judged) {
+        for ((table, start), window) in &judged.windows {
+            let row = self.windows.get(&(TABLES[*table].0.to_owned(), *start));
+            let sealed = row.is_some_and(|row| row.status == WindowStatus::Sealed);
+            let taken = window.on_time + window.late;
+            self.rule(!sealed || taken == 0, || format!("{shard}/{epoch}: {taken} records for the sealed window {start}"));
+        }
+    }
+
+    // Rows of windows.
+
+    /// No later epoch of any live shard opens below this.
+    pub(crate) fn watermark(&self) -> i64 {
+        let live = self.rows.values().filter(|row| match row.state {
+            ShardState::Blocked | ShardState::Open => true,
+            ShardState::Drained => row.children.iter().any(|child| !self.rows.contains_key(child)),
+            ShardState::Retired => false,
+        });
+        live.map(|row| row.bound.0).min().unwrap_or(i64::MIN)
+    }
+
+    pub(crate) fn update_window(&mut self, expected: u64, row: &WindowRow, now_sealed_at: i64) -> Cas {
+        let key = (row.table.clone(), row.start_us);
+        let old = self.windows.get(&key).cloned();
+        if old.as_ref().map_or(0, |old| old.version) != expected {
+            return Cas::Lost;
+        }
+        let at = format!("window {} of {} r{}", row.start_us, row.table, row.revision);
+        self.rule(row.version == expected + 1, || format!("{at}: version {} follows {expected}", row.version));
+        let table = TABLES.iter().find(|(name, _, _)| *name == row.table).expect("a table of ours");
+        let passed = match row.status {
+            WindowStatus::Sealed => row.end_us + table.2 <= now_sealed_at,
+            WindowStatus::Closed | WindowStatus::Revised => row.end_us <= now_sealed_at,
+            WindowStatus::Open | WindowStatus::Provisional | WindowStatus::Repaired => true,
+        };
+        self.rule(passed, || format!("{at}: {:?} before its time", row.status));
+        if let Some(old) = old {
+            let grown = dominates(&row.vector, &old.vector);
+            self.rule(grown, || format!("{at}: the vector {:?} lacks what {:?} had", row.vector, old.vector));
+            self.rule(row.revision >= old.revision && row.published >= old.published, || format!("{at}: went back"));
+            self.rule(row.revision <= old.revision + 1, || format!("{at}: skipped a revision"));
+            let sealed = old.status == WindowStatus::Sealed;
+            self.rule(!sealed || row.status == WindowStatus::Sealed, || format!("{at}: {:?} after it was sealed", row.status));
+            let closed = matches!(old.status, WindowStatus::Closed | WindowStatus::Revised);
+            self.rule(!closed || row.status != WindowStatus::Open, || format!("{at}: open after it was closed"));
+            if row.revision == old.revision {
+                let same = (&row.content, row.status, &row.vector) == (&old.content, old.status, &old.vector);
+                self.rule(same, || format!("{at}: content or status changed without a revision"));
+            } else {
+                let change = row.status != old.status || row.vector != old.vector;
+                self.rule(change, || format!("{at}: a revision that changes nothing"));
+            }
+        }
+        if let Some(base) = &row.base {
+            let there = self.blobs.contains_key(&base.object.key);
+            self.rule(there, || format!("{at}: names a base that is not stored"));
+        }
+        let there = row.content.as_ref().is_none_or(|content| self.blobs.contains_key(&content.key));
+        self.rule(there, || format!("{at}: names a content that is not stored"));
+        self.windows.insert(key, row.clone());
+        Cas::Won
+    }
+
+    /// What the committed epochs up to a vector add up to.
+    pub(crate) fn fold(&self, table: usize, start_us: i64, vector: Option<&Vector>) -> (WindowJudged, Vector) {
+        let (mut sum, mut full) = (WindowJudged::default(), Vector::new());
+        for (shard, commits) in &self.commits {
+            let touched = commits.iter().filter_map(|commit| commit.judged.windows.get(&(table, start_us)));
+            let mut ordinal = 0;
+            for window in touched {
+                if window.on_time + window.late == 0 {
+                    sum.too_late += window.too_late;
+                    continue;
+                }
+                ordinal += 1;
+                if vector.is_none_or(|vector| vector.get(shard).is_some_and(|last| *last >= ordinal)) {
+                    sum.add(window);
+                }
+            }
+            if ordinal > 0 {
+                full.insert(shard.clone(), ordinal);
+            }
+        }
+        (sum, full)
+    }
+
+    pub(crate) fn publish_gold(&mut self, row: &WindowRow, content: &Bytes, keep_oldest: bool) {
+        let at = format!("gold {} of {} r{}", row.start_us, row.table, row.revision);
+        let table = TABLES.iter().position(|(name, _, _)| *name == row.table).expect("a table of ours");
+        let stored = self.windows.get(&(row.table.clone(), row.start_us)).map_or(0, |stored| stored.revision);
+        self.rule(stored >= row.revision, || format!("{at}: published, but the row is at {stored}"));
+        let (expected, _) = self.fold(table, row.start_us, Some(&row.vector));
+        let right = expected.content(row.start_us);
+        self.rule(right == *content, || format!("{at}: {content:?} but its vector says {right:?}"));
+        let counts = (row.counts.on_time, row.counts.late);
+        let truth = (expected.on_time, expected.late);
+        self.rule(counts == truth, || format!("{at}: counts {counts:?} but it is {truth:?}"));
+        let known = self.revisions.insert((row.table.clone(), row.start_us, row.revision), (content.clone(), row.status));
+        let same = known.is_none_or(|known| known == (content.clone(), row.status));
+        self.rule(same, || format!("{at}: one revision, two contents"));
+        let key = (row.table.clone(), row.start_us);
+        let newer = self.gold.get(&key).is_none_or(|shown| shown.row.revision <= row.revision && !keep_oldest);
+        if newer {
+            self.gold.insert(key, Shown { row: row.clone(), content: content.clone() });
+        }
+    }
+
+    // Files.
+
+    pub(crate) fn publish(&mut self, lease: u64, epoch: u64, output: &PendingOutput) -> Result<()> {
+        let Some(file) = self.staged.remove(&output.staged) else {
+            return match self.visible.get(&output.path) {
+                Some(file) if file.sha256 == output.sha256 => Ok(()),
+                Some(_) | None => Err(Fault::corrupt(format!("output_lost: {}", output.path))),
+            };
+        };
+        let commits = self.commits.get(&file.shard).map(Vec::as_slice).unwrap_or_default();
+        let named = commits.iter().any(|commit| commit.header.outputs.contains(output) && commit.row.epoch <= epoch);
+        let (shard, of) = (file.shard.clone(), file.epoch);
+        self.rule(named, || {
+            format!("{shard}: {} of epoch {of} is visible under permit {lease}/{epoch} without a commit", output.path)
+        });
+        self.rule(file.sha256 == output.sha256, || format!("{} is not what was staged", output.path));
+        self.visible.insert(output.path.clone(), file);
+        Ok(())
+    }
+
+    pub(crate) fn discard(&mut self, lease: u64, shard: &ShardId, keep: &[PendingOutput]) -> u64 {
+        let before = self.staged.len();
+        self.staged.retain(|key, file| {
+            file.shard != *shard || file.lease_epoch >= lease || keep.iter().any(|output| output.staged == *key)
+        });
+        (before - self.staged.len()) as u64
+    }
+
+    // The ledger.
+
+    pub(crate) fn append(&mut self, lines: &[LedgerLine], forgets: bool) {
+        self.appends += 1;
+        if forgets && self.appends % 2 == 1 {
+            return;
+        }
+        for line in lines {
+            let known = self.ledger.entry(line.header.shard.clone()).or_default();
+            if !known.contains(line) {
+                known.push(line.clone());
+            }
+        }
+    }
+}
+
+/// How a read lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum ReadFlaw {
+    None,
+    Skip,
+    Repeat,
+}
+
+/// Does `a` hold everything that `b` holds?
+pub(crate) fn dominates(a: &Vector, b: &Vector) -> bool {
+    b.iter().all(|(shard, ordinal)| a.get(shard).is_some_and(|mine| mine >= ordinal))
+}

@@ -107,7 +107,8 @@ fn a_put_that_is_killed_leaves_a_stream_that_opens_without_reading_it() {
     std::fs::write(site.folder().join("lines.txt"), &lines).unwrap();
     let put = site.start("put", &["put", "lines.txt", "--format-in", "lines", "--rate", "20000"]);
     let stream = site.data().join("stream");
-    let size = || super::support::site::files(&stream).iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
+    let size =
+        || super::support::site::files(&stream).iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
     until("half of the lines", || (size() > lines.len() as u64 / 2).then_some(()));
     put.kill();
 

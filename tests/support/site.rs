@@ -52,7 +52,10 @@ const QUESTIONS: [(&str, &str); 4] = [
         "SELECT _shard, _sequence, _sub_sequence, _arrival_time, event_time, eventType, userId, timestamp, sessionId, amount, \
          hourBucket FROM silver ORDER BY 1, 2, 3",
     ),
-    ("dlq", "SELECT shard, sequence, sub_sequence, stage, reason, message, path, arrival_time, data FROM dlq ORDER BY 1, 2, 3, 4"),
+    (
+        "dlq",
+        "SELECT shard, sequence, sub_sequence, stage, reason, message, path, arrival_time, data FROM dlq ORDER BY 1, 2, 3, 4",
+    ),
     (
         "gold_windows",
         "SELECT \"table\", window_start, window_end, rows, on_time + late AS taken, too_late, overflow, missing_shards, sha256 \

@@ -31,7 +31,8 @@ const SHARDS: usize = 3;
 
 /// Epochs of a few dozen records, two partitions, early collection, and a lateness under which nothing is too late: the latest
 /// demo events are five hours late, and however epochs are cut, no bound is ahead of the arrivals.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
+    "stream.shards=3",
     "commit.size=8KiB",
     "limits.fetch=8KiB",
     "limits.in_flight=16KiB",

@@ -18,5 +18,11 @@ mod read {
     mod support;
     mod teeth;
 }
+mod recorded;
 mod settings;
+mod support {
+    pub(crate) mod drive;
+    pub(crate) mod outcome;
+    pub(crate) mod value;
+}
 mod tidy;

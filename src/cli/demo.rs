@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{CliError, Context, Exit, audit, query};
 use crate::demo_events::DemoEvents;
+use crate::input::json_path::JsonPath;
 use crate::input::put::{self, PutWorld};
 use crate::output::human;
 use crate::progress::{Progress, Unit};
@@ -95,7 +96,7 @@ fn clear(into: &Path) -> Result<(), CliError> {
 fn make(args: &DemoArgs, settings: &settings::Settings, context: &Context) -> Result<(), CliError> {
     let stream = topology::stream(context.data(), settings, context.clock())?;
     let events = DemoEvents::new(args.seed, args.events, START_US, args.hours * HOUR_US);
-    let key = settings.event.partition_key.as_ref().and_then(|path| path.to_string().parse().ok());
+    let key = settings.event.partition_key.as_ref().map(|path| JsonPath::new(path.segments().to_vec()));
     let clock = context.clock();
     let mut progress = Progress::stderr("make", Unit::Records, Some(args.events), clock.clone());
     let mut world = PutWorld {

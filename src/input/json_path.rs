@@ -22,6 +22,11 @@ impl std::str::FromStr for JsonPath {
 }
 
 impl JsonPath {
+    /// From member names, outermost first; a name may hold dots.
+    pub fn new(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
     /// The value as it stands in the text.
     pub(super) fn find<'a>(&self, json: &'a [u8]) -> Option<LazyValue<'a>> {
         sonic_rs::get(json, &self.0).ok()

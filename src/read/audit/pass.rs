@@ -7,7 +7,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
 use sluicebox_actors::model::epoch::{EpochHeader, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::position::ShardId;
@@ -17,7 +16,7 @@ use sluicebox_actors::ports::GoldTable;
 use super::epochs::{EpochWalk, ShardFacts};
 use super::gold::Facts;
 use super::outputs::{CLASSES, Expiry, Named};
-use super::recompute::{Known, Outcome, Recompute};
+use super::recompute::{Outcome, Recompute};
 use super::report::{Finding, Report};
 use super::{gold, outputs, recompute, records};
 use crate::read::chain::{Chain, Step};
@@ -47,11 +46,6 @@ pub struct Audit {
     pub windows: u64,
     /// Computes Gold again from Silver; none leaves that part out and says so.
     pub recompute: Option<Recompute>,
-    /// Silver's columns as the engine makes them, for [`Recompute`]; none takes them as the files have them.
-    pub silver: Option<SchemaRef>,
-    /// Fingerprint of the configuration that the engine stands for: windows with epochs of another one are not computed again,
-    /// and are listed. None takes all.
-    pub fingerprint: Option<String>,
     /// Files that retention may have removed.
     pub expiry: Expiry,
     /// Told after every epoch and window.
@@ -67,7 +61,7 @@ impl std::fmt::Debug for Audit {
 impl Audit {
     /// An audit of everything with tumbling windows.
     pub fn new(sources: Sources, tables: Vec<GoldTable>, recompute: Option<Recompute>) -> Self {
-        Self { sources, tables, windows: 1, recompute, silver: None, fingerprint: None, expiry: Expiry::new(), progress: None }
+        Self { sources, tables, windows: 1, recompute, expiry: Expiry::new(), progress: None }
     }
 
     /// Looks at everything; if something is wrong, once more, and reports the second look. A fault means that the audit itself
@@ -241,9 +235,8 @@ impl Audit {
         let Some(with) = self.recompute.clone() else { return Ok(()) };
         let (data, row, facts) = (self.sources.data.clone(), row.clone(), facts.clone());
         let silver_from = self.expiry.get(&OutputClass::Silver).cloned();
-        let known = Known { silver: self.silver.clone(), fingerprint: self.fingerprint.clone(), silver_from };
         let (row, outcome) = blocking(move || {
-            let outcome = recompute::window(&with, &known, &data, &row, &facts)?;
+            let outcome = recompute::window(&with, &data, &row, &facts, silver_from.as_ref())?;
             Ok((row, outcome))
         })
         .await?;

@@ -32,23 +32,17 @@ pub struct Recompute {
     pub engine: Arc<dyn Engine>,
     /// How Gold is written.
     pub gold: Arc<dyn GoldFiles>,
+    /// Silver's columns as the engine makes them; none takes them as the files have them.
+    pub silver: Option<SchemaRef>,
+    /// Fingerprint of the configuration that the engine stands for: windows with epochs of another one are left out. None takes
+    /// all.
+    pub fingerprint: Option<String>,
 }
 
 impl std::fmt::Debug for Recompute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Recompute")
     }
-}
-
-/// What else must be known of the data.
-#[derive(Clone, Default, Debug)]
-pub struct Known {
-    /// Silver's columns as the engine makes them; none takes them as the files have them.
-    pub silver: Option<SchemaRef>,
-    /// Fingerprint of the configuration that the engine stands for; none takes epochs of every configuration.
-    pub fingerprint: Option<String>,
-    /// Silver of days before this one may have been removed.
-    pub silver_from: Option<String>,
 }
 
 /// What came of one window.
@@ -61,7 +55,7 @@ pub enum Outcome {
 }
 
 /// Computes one window again.
-pub fn window(with: &Recompute, known: &Known, data: &Path, row: &WindowRow, facts: &Facts) -> Result<Outcome> {
+pub fn window(with: &Recompute, data: &Path, row: &WindowRow, facts: &Facts, silver_from: Option<&String>) -> Result<Outcome> {
     let Some(content) = &row.content else { return Ok(Outcome::Skipped("it has no content")) };
     let Some(table) = with.engine.tables().iter().position(|table| *table.name == *row.table) else {
         return Ok(Outcome::Skipped("the pipeline file has no such table any more"));
@@ -70,10 +64,7 @@ pub fn window(with: &Recompute, known: &Known, data: &Path, row: &WindowRow, fac
         return Ok(Outcome::Skipped("it was repaired: the repair lane's rows are not in Silver"));
     }
     let window = Window { start_us: row.start_us, end_us: row.end_us };
-    let expired = known
-        .silver_from
-        .as_ref()
-        .is_some_and(|first| hour_folder(row.start_us).get(3..13).is_some_and(|day| day < first.as_str()));
+    let expired = silver_from.is_some_and(|first| hour_folder(row.start_us).get(3..13).is_some_and(|day| day < first.as_str()));
     if expired {
         return Ok(Outcome::Skipped("its Silver has expired"));
     }
@@ -94,13 +85,13 @@ pub fn window(with: &Recompute, known: &Known, data: &Path, row: &WindowRow, fac
             let touched = |cut: &&Cut| touches.iter().any(|touch| touch.epoch == cut.epoch);
             !facts.cuts.iter().filter(touched).all(mine)
         };
-        if known.fingerprint.as_ref().is_some_and(foreign) {
+        if with.fingerprint.as_ref().is_some_and(foreign) {
             return Ok(Outcome::Skipped("another configuration made some of it"));
         }
         taken.push((shard, last));
     }
     let windowing = with.engine.tables()[table].windowing;
-    let mut run = Run { with, known, table, window, windowing, facts, taken, merged: None, held: 0, rows: 0 };
+    let mut run = Run { with, table, window, windowing, facts, taken, merged: None, held: 0, rows: 0 };
     run.read(data)?;
     let hash = run.finish()?;
     let what = if run.rows != row.counts.on_time + row.counts.late {
@@ -115,7 +106,6 @@ pub fn window(with: &Recompute, known: &Known, data: &Path, row: &WindowRow, fac
 
 struct Run<'a> {
     with: &'a Recompute,
-    known: &'a Known,
     table: usize,
     window: Window,
     windowing: Windowing,
@@ -132,10 +122,10 @@ impl Run<'_> {
         let mut hour = self.window.start_us.div_euclid(HOUR_US).saturating_mul(HOUR_US);
         while hour < self.window.end_us {
             for file in visible(data, &format!("silver/{}", hour_folder(hour)))? {
-                if self.known.silver.is_none() && Format::of(&file.relative) != Some(Format::Parquet) {
+                if self.with.silver.is_none() && Format::of(&file.relative) != Some(Format::Parquet) {
                     return Err(Fault::config("Silver is not Parquet: its columns must be known to compute Gold again"));
                 }
-                let batches = match &self.known.silver {
+                let batches = match &self.with.silver {
                     Some(silver) => files::open(&file.path, silver)?,
                     None => files::open_parquet(&file.path)?,
                 };

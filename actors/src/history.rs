@@ -64,6 +64,7 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
 }
 
 async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<ShardRow> {
+    let mut unanswered = None;
     for _ in 0..TAKE_TRIES {
         let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
         let mut taken = row.clone();
@@ -81,14 +82,14 @@ async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<Sh
             // Unknown: the row tells whether it was us.
             Err(fault) => match rows.shard(shard).await? {
                 Some(now) if now == taken => return Ok(taken),
-                Some(now) if now.fence() == row.fence() => {
-                    tracing::debug!(%shard, %fault, "lease CAS did not arrive, trying again")
-                }
+                // It did not arrive: tried again.
+                Some(now) if now.fence() == row.fence() => unanswered = Some(fault),
                 Some(_) | None => return Err(Fault::fenced(format!("{shard} was taken by somebody else"))),
             },
         }
     }
-    Err(Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken")))
+    // A store that can't write is not a rival: what it said is what a person must read.
+    Err(unanswered.unwrap_or_else(|| Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken"))))
 }
 
 /// A child opens with the minimum of what its parents committed.

@@ -101,14 +101,14 @@ fn sigterm_commits_what_was_read_and_ends_well() {
 
 #[test]
 fn a_put_that_is_killed_leaves_a_stream_that_opens_without_reading_it() {
-    let site = Site::empty();
-    let event = vec![b'x'; 8 << 10];
-    let lines: Vec<u8> = (0..8_000).flat_map(|_| event.iter().copied().chain([b'\n'])).collect();
-    std::fs::write(site.folder().join("lines.txt"), &lines).unwrap();
-    let mut put = site.start("put", &["put", "lines.txt", "--format-in", "lines", "--rate", "20000"]);
-    let stream = site.data().join("stream");
-    let size = || files(&stream).iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
-    put.until("half of the lines", || (size() > lines.len() as u64 / 2).then_some(()));
+    const LINES: u64 = 20_000;
+    let site = Site::empty().set("stream.shards=1");
+    let line = [&[b'x'; 8 << 10][..], b"\n"].concat();
+    std::fs::write(site.folder().join("lines.txt"), line.repeat(LINES as usize)).unwrap();
+    let mut put = site.start("put", &["put", "lines.txt", "--format-in", "lines"]);
+    let folder = site.data().join("stream");
+    let size = || files(&folder).iter().map(|file| file.metadata().map_or(0, |file| file.len())).sum::<u64>();
+    put.until("most of the lines", || (size() > 120 << 20).then_some(()));
     put.kill();
 
     let before = bytes_read();
@@ -120,12 +120,9 @@ fn a_put_that_is_killed_leaves_a_stream_that_opens_without_reading_it() {
         .map(|info| stream.stats(&info.shard).unwrap().last.and_then(|last| last.as_dense()).unwrap_or(0))
         .sum();
     let read = bytes_read() - before;
-    assert!(kept > 100, "{kept} records were acknowledged");
-    // What it may read whole is the write-ahead log of each database, which is bounded; the rest is far larger.
+    assert!((1_000..LINES).contains(&kept), "{kept} records were acknowledged");
+    // What is read whole is the write-ahead log, whose length has a limit; the records behind it have none.
     assert!(read < size() / 2, "{read} bytes read to open {} bytes", size());
-    drop(stream);
-    let Ran { err, .. } = site.ran(&["shards"]).expect(78, "nothing has been run here yet");
-    assert!(err.contains("run"), "{err}");
 }
 
 /// Bytes that this thread has asked the operating system for.

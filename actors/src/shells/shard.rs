@@ -120,7 +120,7 @@ impl ShardActor {
                     Kind::Poison,
                     format!(
                         "breaker: {failed} of the last {records} records of {} failed decode or contract. \
-                         Look at `sluicebox dlq ls`;                          if they are meant to be letters, set breaker.enabled = false",
+                         Look at `sluicebox dlq ls`; if they are meant to be letters, set breaker.enabled = false",
                         self.shard
                     ),
                 );

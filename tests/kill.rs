@@ -46,7 +46,8 @@ fn crash_at(layers: &[&str]) {
     for (point, leaves) in points {
         let site = Site::with_events(FEW);
         if layer(point) == "takeover" {
-            // Something must be there to take over: epochs, outputs that are not visible, staged files of an epoch that never was.
+            // Something must be there to take over: epochs, outputs that are not visible, staged files of an epoch that never
+            // was.
             site.crash("commit.after_swap:8");
         }
         // The second time, where there is one: the first has left its traces by then.

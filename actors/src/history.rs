@@ -29,7 +29,8 @@ pub struct Taken {
     pub published: usize,
 }
 
-/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new start.
+/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new
+/// start.
 pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, shard: &ShardId, owner: &str) -> Result<Taken> {
     let row = raise_lease(rows, shard, owner).await?;
     crash::pass("takeover.after_lease");

@@ -26,7 +26,8 @@ const MARK: &str = ".sluicebox-demo";
 
 /// Small epochs, so that a stream of seconds shows what one of hours does: bounds that rise, late records, revisions.
 const COMMIT_SIZE: &str = "commit.size=8MiB";
-const GOLD: &str = "SELECT g.window_start, w.status, w.revision, g.\"eventType\", g.events, g.unique_users, g.revenue, g.p95_amount \
+const GOLD: &str = "SELECT g.window_start, w.status, w.revision, g.\"eventType\", g.events, g.unique_users, g.revenue, \
+    g.p95_amount \
     FROM gold_hourly_by_type g JOIN gold_windows w ON w.window_start = g.window_start AND w.\"table\" = 'hourly_by_type' \
     ORDER BY g.window_start, g.\"eventType\"";
 

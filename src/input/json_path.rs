@@ -1,6 +1,7 @@
 //! One value out of a JSON text, without parsing the rest.
 //!
-//! Owns: paths like `actor.id` and what counts as a key. Does not own: validity (the contract); a text that isn't JSON has no value.
+//! Owns: paths like `actor.id` and what counts as a key. Does not own: validity (the contract); a text that isn't JSON has no
+//! value.
 
 use bytes::Bytes;
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};

@@ -1,4 +1,5 @@
-//! Goal: a small input of our own, the same for the same seed, with what recorded streams have: disorder, poison, decimals, NULLs.
+//! Goal: a small input of our own, the same for the same seed, with what recorded streams have: disorder, poison, decimals,
+//! NULLs.
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 

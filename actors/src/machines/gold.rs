@@ -1,7 +1,7 @@
 //! Gold: which window to emit next, from exactly which committed partials, and what may be collected.
 //!
-//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own: merging
-//! (engine), the row CAS and files (shells/gold).
+//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own:
+//! merging (engine), the row CAS and files (shells/gold).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -392,8 +392,8 @@ impl GoldMachine {
         Ok(loads)
     }
 
-    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output that
-    /// may not be visible yet.
+    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output
+    /// that may not be visible yet.
     fn collection_work(&self) -> Result<Option<GoldWork>> {
         for (shard, lane) in &self.lanes {
             if lane.epochs.len() <= self.config.collect_after {

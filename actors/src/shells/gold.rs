@@ -167,8 +167,8 @@ async fn load(parts: &GoldParts) -> Result<Loaded> {
     Ok(Loaded { windows, shards })
 }
 
-/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been decided,
-/// because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
+/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been
+/// decided, because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
 async fn sweep(parts: &GoldParts, windows: &[WindowRow]) -> Result<()> {
     let named: BTreeSet<&str> = windows
         .iter()
@@ -459,8 +459,8 @@ async fn swap(parts: &GoldParts, expected: u64, row: &WindowRow) -> Result<()> {
     Err(Fault::retry(format!("window {} of {} could not be swapped {SWAPS_MAX} times in a row", row.start_us, row.table)))
 }
 
-/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects of
-/// tries that never became true go with them.
+/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects
+/// of tries that never became true go with them.
 async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, through: u64) -> Result<()> {
     let written = parts.ledger.lines(shard).await?.last().map_or(0, |line| line.header.epoch);
     let fresh: Vec<LedgerLine> = lines.into_iter().filter(|line| line.header.epoch > written).collect();

@@ -52,7 +52,8 @@ fn is_judged(set: &Set, files: usize, limit: usize, cut: Cut, lateness: &str, di
 enum Cut {
     /// By their size, where a commit is quick.
     Kib(u64),
-    /// By a run for each part of the input, where a commit makes hundreds of files and one epoch would follow it with all the rest.
+    /// By a run for each part of the input, where a commit makes hundreds of files and one epoch would follow it with all the
+    /// rest.
     Rounds(usize),
 }
 

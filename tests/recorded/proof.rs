@@ -165,7 +165,8 @@ pub(crate) fn letters_follow_from_the_epochs(plan: &Plan<'_>, bench: Bench) -> u
 }
 
 /// Which epoch each record belongs to, after a look at the epochs themselves: no gap, and every bound is what its epoch opened
-/// with, or stands behind an event up to it. (Not always behind the latest: the next epoch opens before all of this one is decoded.)
+/// with, or stands behind an event up to it. (Not always behind the latest: the next epoch opens before all of this one is
+/// decoded.)
 fn cuts<'a>(plan: &Plan<'_>, records: &[Record], epochs: &'a [Epoch]) -> Vec<&'a Epoch> {
     assert!(epochs.len() > 3, "{} epochs are too few to see a bound at work", epochs.len());
     let (mut of, mut bound, mut bounds) = (Vec::new(), i64::MIN, BTreeSet::new());

@@ -297,6 +297,8 @@ impl GoldMachine {
         Ok(vector)
     }
 
+    /// The status that the window has reached; none = it is not to be emitted yet. Never one that it has left behind: what is
+    /// known here of the shards may be older than what the row says.
     fn status(
         &self,
         table: usize,
@@ -305,8 +307,25 @@ impl GoldMachine {
         vector: &Vector,
         watermark: Bound,
     ) -> Option<WindowStatus> {
-        let windowing = &self.tables[table].windowing;
         let emitted = state.row.as_ref().filter(|row| row.revision > 0);
+        let reached = self.reached(table, window, emitted, vector, watermark);
+        let Some(row) = emitted.filter(|row| reached.is_none_or(|reached| reached < row.status)) else { return reached };
+        match row.status {
+            WindowStatus::Open | WindowStatus::Provisional => reached,
+            WindowStatus::Closed if row.vector != *vector => Some(WindowStatus::Revised),
+            WindowStatus::Closed | WindowStatus::Revised | WindowStatus::Sealed | WindowStatus::Repaired => Some(row.status),
+        }
+    }
+
+    fn reached(
+        &self,
+        table: usize,
+        window: Window,
+        emitted: Option<&WindowRow>,
+        vector: &Vector,
+        watermark: Bound,
+    ) -> Option<WindowStatus> {
+        let windowing = &self.tables[table].windowing;
         if windowing.is_sealed(window, watermark) {
             return Some(WindowStatus::Sealed);
         }

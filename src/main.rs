@@ -1,1 +1,7 @@
-fn main() {}
+//! The program: hands its arguments to [`sluicebox::cli`] and returns the exit code.
+//!
+//! Owns: nothing. Does not own: everything.
+
+fn main() -> std::process::ExitCode {
+    sluicebox::cli::main()
+}

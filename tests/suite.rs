@@ -1,1 +1,34 @@
+//! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
 
+mod cli;
+mod disk;
+mod embedded_stream;
+mod engine {
+    mod common;
+    mod commute;
+    mod decode_properties;
+    mod differential;
+    mod glue;
+    mod json_test_suite;
+    mod statements;
+    mod values;
+}
+#[cfg(debug_assertions)]
+mod kill;
+mod read {
+    mod ports;
+    mod queries;
+    mod support;
+    mod teeth;
+}
+mod recorded;
+mod settings;
+mod side_by_side;
+mod support {
+    pub(crate) mod drive;
+    pub(crate) mod outcome;
+    pub(crate) mod process;
+    pub(crate) mod site;
+    pub(crate) mod value;
+}
+mod tidy;

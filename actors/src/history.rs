@@ -13,6 +13,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Cas, CommitPermit, Outputs, Rows};
+use crate::toolkit::crash;
 
 /// Tries of the lease CAS against commits of a generation that is just ending.
 const TAKE_TRIES: u32 = 8;
@@ -28,9 +29,11 @@ pub struct Taken {
     pub published: usize,
 }
 
-/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new start.
+/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new
+/// start.
 pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, shard: &ShardId, owner: &str) -> Result<Taken> {
     let row = raise_lease(rows, shard, owner).await?;
+    crash::pass("takeover.after_lease");
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
     let (mut history, mut published) = (History::default(), 0);
     if let Some(object) = &row.object {
@@ -41,6 +44,7 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
         for output in &header.pending {
             outputs.publish(permit, output).await?;
             published += 1;
+            crash::pass("takeover.after_publish");
         }
         history = History {
             totals: header.totals,
@@ -50,8 +54,9 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
         };
     }
     outputs.discard_staged(permit, shard, &[]).await?;
-    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher. Not those of a higher
-    // lease than ours: then it is us who have been overtaken since.
+    crash::pass("takeover.after_discard");
+    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher. Not those of a
+    // higher lease than ours: then it is us who have been overtaken since.
     for key in blobs.list(&prefix(shard)).await? {
         if epoch_and_lease(&key).is_some_and(|(epoch, lease)| epoch > row.epoch && lease < row.lease_epoch) {
             blobs.delete(&key).await?;
@@ -61,6 +66,7 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
 }
 
 async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<ShardRow> {
+    let mut unanswered = None;
     for _ in 0..TAKE_TRIES {
         let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
         let mut taken = row.clone();
@@ -78,14 +84,14 @@ async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<Sh
             // Unknown: the row tells whether it was us.
             Err(fault) => match rows.shard(shard).await? {
                 Some(now) if now == taken => return Ok(taken),
-                Some(now) if now.fence() == row.fence() => {
-                    tracing::debug!(%shard, %fault, "lease CAS did not arrive, trying again")
-                }
+                // It did not arrive: tried again.
+                Some(now) if now.fence() == row.fence() => unanswered = Some(fault),
                 Some(_) | None => return Err(Fault::fenced(format!("{shard} was taken by somebody else"))),
             },
         }
     }
-    Err(Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken")))
+    // A store that can't write is not a rival: what it said is what a person must read.
+    Err(unanswered.unwrap_or_else(|| Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken"))))
 }
 
 /// A child opens with the minimum of what its parents committed.

@@ -50,6 +50,7 @@ pub mod model {
 /// actix mechanics.
 pub mod toolkit {
     pub mod board;
+    pub mod crash;
     pub mod credit;
     pub mod outlet;
     pub mod pause;

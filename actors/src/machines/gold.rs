@@ -1,7 +1,7 @@
 //! Gold: which window to emit next, from exactly which committed partials, and what may be collected.
 //!
-//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own: merging
-//! (engine), the row CAS and files (shells/gold).
+//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own:
+//! merging (engine), the row CAS and files (shells/gold).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -299,8 +299,8 @@ impl GoldMachine {
         Ok(vector)
     }
 
-    /// The status that the window has reached; none = it is not to be emitted yet. Never one that it has left behind: what is known here
-    /// of the shards may be older than what the row says.
+    /// The status that the window has reached; none = it is not to be emitted yet. Never one that it has left behind: what is
+    /// known here of the shards may be older than what the row says.
     fn status(
         &self,
         table: usize,
@@ -413,8 +413,8 @@ impl GoldMachine {
         Ok(loads)
     }
 
-    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output that
-    /// may not be visible yet.
+    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output
+    /// that may not be visible yet.
     fn collection_work(&self) -> Result<Option<GoldWork>> {
         for (shard, lane) in &self.lanes {
             if lane.epochs.len() <= self.config.collect_after {

@@ -15,6 +15,7 @@ use crate::ports::{Blobs, Clock, CommitPermit, Outputs, Rows};
 use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Settled, Staged};
 use crate::shells::shard::ShardActor;
 use crate::toolkit::board::Board;
+use crate::toolkit::crash;
 use crate::toolkit::outlet::{Door, Notices};
 use crate::toolkit::pause::Pause;
 use crate::toolkit::spawn::{Exit, Generation};
@@ -62,7 +63,9 @@ impl CommitActor {
         let shard = self.shard_id.clone();
         match effect {
             CommitEffect::Put(key, object) => self.begin(ctx, async move {
+                crash::pass("commit.before_put");
                 retrying(clock, "storing an epoch object", || blobs.put(&key, object.clone())).await?;
+                crash::pass("commit.after_put");
                 Ok(CommitEvent::Put)
             }),
             CommitEffect::CreateRows(children) => self.begin(ctx, async move {
@@ -72,7 +75,10 @@ impl CommitActor {
             // Never repeated here: after an answer that did not come, only the row knows.
             CommitEffect::Swap(fence, row) => self.begin(ctx, async move {
                 match rows.update_shard(fence, &row).await {
-                    Ok(answer) => Ok(CommitEvent::Swapped(Some(answer))),
+                    Ok(answer) => {
+                        crash::pass("commit.after_swap");
+                        Ok(CommitEvent::Swapped(Some(answer)))
+                    }
                     Err(fault) if fault.kind() == Kind::Retry => {
                         Pause::new(clock).after("swapping a shard's row", &fault).await;
                         Ok(CommitEvent::Swapped(None))
@@ -141,6 +147,7 @@ async fn publish(
         retrying(clock.clone(), "publishing a file", || outputs.publish(permit, output)).await?;
         done.push(output.staged.clone());
     }
+    crash::pass("commit.after_publish");
     Ok(CommitEvent::Published(done))
 }
 

@@ -13,6 +13,7 @@ use crate::model::fault::Result;
 use crate::model::position::ShardId;
 use crate::ports::{LetterFile, Outputs};
 use crate::shells::message::{Barrier, Letters, Staged};
+use crate::toolkit::crash;
 use crate::toolkit::outlet::Outlet;
 use crate::toolkit::spawn::{Exit, Generation};
 
@@ -49,7 +50,9 @@ impl DlqActor {
                 vacant.insert(self.outputs.letter_file(&self.shard, self.lease_epoch, stamp.epoch)?)
             }
         };
-        file.append(&letters)
+        file.append(&letters)?;
+        crash::pass("dlq.append");
+        Ok(())
     }
 
     fn barrier(&mut self, message: Barrier) -> Result<()> {
@@ -61,6 +64,7 @@ impl DlqActor {
             None => Vec::new(),
             Some(file) => file.finish()?,
         };
+        crash::pass("dlq.after_finish");
         self.staged.send(epoch, |stamp| Staged { stamp, stager: Stager::Dlq, outputs });
         Ok(())
     }

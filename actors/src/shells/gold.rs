@@ -24,6 +24,7 @@ use crate::model::row::{Base, ShardRow, WindowRow};
 use crate::model::states;
 use crate::ports::{Blobs, Cas, Clock, Engine, GoldFiles, LedgerFiles, Rows, WindowPermit};
 use crate::shells::message::NewEpoch;
+use crate::toolkit::crash;
 use crate::toolkit::outlet::{Door, Notices};
 use crate::toolkit::pause::Pause;
 use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turns_true};
@@ -173,8 +174,8 @@ async fn chains(parts: &GoldParts) -> Result<Vec<(ShardRow, Vec<history::Link>)>
     Ok(shards)
 }
 
-/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been decided,
-/// because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
+/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been
+/// decided, because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
 async fn sweep(parts: &GoldParts, windows: &[WindowRow]) -> Result<()> {
     let named: BTreeSet<&str> = windows
         .iter()
@@ -385,11 +386,13 @@ async fn emit(
     let content = parts.gold_files.encode(&row.table, &finished.rows)?;
     let key = key_of("content", &row, row.revision, parts.clock.random());
     parts.blobs.put(&key, content.clone()).await?;
+    crash::pass("gold.after_content");
     let old = parts.rows.window(&row.table, row.start_us).await?.and_then(|old| old.content);
     row.content = Some(ObjectRef { key, len: content.len() as u64, sha256: Hash::of(&content) });
     row.rows = finished.rows.num_rows() as u64;
     row.overflow = finished.overflow;
     swap(parts, expected, &row).await?;
+    crash::pass("gold.after_swap");
     if row.overflow {
         tracing::error!(alert = "overflow", table = row.table, start_us = row.start_us, "an integer sum left its range");
     }
@@ -399,6 +402,7 @@ async fn emit(
 /// Makes a revision visible, notes that it is, and forgets the content before it.
 async fn publish(parts: &GoldParts, mut row: WindowRow, content: bytes::Bytes, old: Option<ObjectRef>) -> Result<WindowRow> {
     parts.gold_files.publish(WindowPermit::won(row.revision), &row, content).await?;
+    crash::pass("gold.after_publish");
     tracing::info!(table = row.table, start_us = row.start_us, revision = row.revision, status = row.status.as_str(), "gold");
     let expected = row.version;
     row.published = row.revision;
@@ -422,8 +426,10 @@ async fn rebase(
     let states = states::encode(&merged(parts, cache, table, &row, loads).await?)?;
     let key = key_of("bases", &row, row.version, parts.clock.random());
     parts.blobs.put(&key, states.clone()).await?;
+    crash::pass("base.after_put");
     let old = row.base.replace(base(ObjectRef { key, len: states.len() as u64, sha256: Hash::of(&states) }));
     swap(parts, expected, &row).await?;
+    crash::pass("base.after_swap");
     if let Some(old) = old {
         parts.blobs.delete(&old.object.key).await?;
     }
@@ -452,18 +458,20 @@ async fn swap(parts: &GoldParts, expected: u64, row: &WindowRow) -> Result<()> {
     Err(Fault::retry(format!("window {} of {} could not be swapped {SWAPS_MAX} times in a row", row.start_us, row.table)))
 }
 
-/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects of
-/// tries that never became true go with them.
+/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects
+/// of tries that never became true go with them.
 async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, through: u64) -> Result<()> {
     let written = parts.ledger.lines(shard).await?.last().map_or(0, |line| line.header.epoch);
     let fresh: Vec<LedgerLine> = lines.into_iter().filter(|line| line.header.epoch > written).collect();
     if !fresh.is_empty() {
         parts.ledger.append(&fresh).await?;
     }
+    crash::pass("collect.after_ledger");
     // In order of keys, which is the order of epochs.
     for key in parts.blobs.list(&history::prefix(shard)).await? {
         if history::epoch_of(&key).is_some_and(|epoch| epoch <= through) {
             parts.blobs.delete(&key).await?;
+            crash::pass("collect.after_delete");
         }
     }
     Ok(())

@@ -12,6 +12,7 @@ use crate::model::fault::Result;
 use crate::ports::Clock;
 use crate::shells::message::{Barrier, CutMade, Letters, Progress, Raw, Silver};
 use crate::shells::shard::ShardActor;
+use crate::toolkit::crash;
 use crate::toolkit::outlet::{Notices, Outlet};
 use crate::toolkit::spawn::{Exit, Generation};
 
@@ -45,6 +46,7 @@ impl PartitionActor {
     fn raw(&mut self, message: Raw) -> Result<()> {
         let Raw { stamp, slice, credit } = message;
         self.inlet.data(stamp)?;
+        crash::pass("partition.raw");
         let done = self.machine.process(&slice, self.clock.now_us())?;
         if done.silver.num_rows() > 0 {
             let (rows, credit) = (done.silver, credit.clone());

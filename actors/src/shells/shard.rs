@@ -14,6 +14,7 @@ use crate::model::record::{RawRecord, RawSlice};
 use crate::ports::{Clock, Read, Stream};
 use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Settled, Stop};
 use crate::toolkit::board::{Board, Life};
+use crate::toolkit::crash;
 use crate::toolkit::credit::{Budget, Credit};
 use crate::toolkit::outlet::Outlet;
 use crate::toolkit::pause::Pause;
@@ -118,8 +119,8 @@ impl ShardActor {
                 let fault = Fault::new(
                     Kind::Poison,
                     format!(
-                        "breaker: {failed} of the last {records} records of {} failed decode, contract or time. Look at `sluicebox dlq ls`; \
-                         if they are meant to be letters, set breaker.enabled = false",
+                        "breaker: {failed} of the last {records} records of {} failed decode or contract. \
+                         Look at `sluicebox dlq ls`; if they are meant to be letters, set breaker.enabled = false",
                         self.shard
                     ),
                 );
@@ -129,6 +130,7 @@ impl ShardActor {
     }
 
     fn dispatch(&mut self, epoch: u64, records: Vec<RawRecord>) {
+        crash::pass("shard.dispatch");
         let Some(credit) = self.credit.take() else {
             return self.generation.end("shard", Exit::Failed(Fault::bug("records without a credit")));
         };

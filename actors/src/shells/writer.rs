@@ -1,6 +1,7 @@
 //! WriterActor: puts raw records and Silver rows into the epoch's staged files.
 //!
-//! Owns: the open files of at most two epochs. Does not own: the files' format (ports::DataFiles), when buffers go out (machines/writer).
+//! Owns: the open files of at most two epochs. Does not own: the files' format (ports::DataFiles), when buffers go out
+//! (machines/writer).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::model::fault::Result;
 use crate::model::position::ShardId;
 use crate::ports::{DataFiles, Outputs};
 use crate::shells::message::{Barrier, Raw, Silver, Staged};
+use crate::toolkit::crash;
 use crate::toolkit::credit::Credit;
 use crate::toolkit::outlet::Outlet;
 use crate::toolkit::spawn::{Exit, Generation};
@@ -56,6 +58,7 @@ impl WriterActor {
         }
         let Some(open) = self.open.get_mut(&epoch) else { return Ok(()) };
         append(open.files.as_mut())?;
+        crash::pass("writer.append");
         let bytes = credit.bytes();
         if open.held.hold(credit, bytes) {
             open.files.flush()?;
@@ -73,6 +76,7 @@ impl WriterActor {
             None => Vec::new(),
             Some(open) => open.files.finish()?,
         };
+        crash::pass("writer.after_finish");
         self.staged.send(epoch, |stamp| Staged { stamp, stager: Stager::Writer, outputs });
         Ok(())
     }

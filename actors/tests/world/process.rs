@@ -1,7 +1,7 @@
 //! One process of a simulated world: every operation goes through one wrapper that counts it, delays it, and lets it go wrong.
 //!
-//! A process that has crashed is inert: its later operations pend for ever and have no effect, so that nothing that runs while its
-//! runtime is dropped can reach the store.
+//! A process that has crashed is inert: its later operations pend for ever and have no effect, so that nothing that runs while
+//! its runtime is dropped can reach the store.
 //!
 //! Owns: the wrapper, the clock, the ports. Does not own: the effects (store), the schedule (plan).
 

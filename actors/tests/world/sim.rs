@@ -149,8 +149,8 @@ impl Sim {
         self.put(shard, arrival_us, &[Truth::Event { key: key.to_owned(), event_us, value }]);
     }
 
-    /// Puts so many records on a shard: mostly events in rough order over some hours, some late by up to four hours, some bad, some
-    /// filtered, some aggregates of three.
+    /// Puts so many records on a shard: mostly events in rough order over some hours, some late by up to four hours, some bad,
+    /// some filtered, some aggregates of three.
     pub(crate) fn fill(&self, shard: usize, records: u64, rng: &mut Rng) {
         let step = 3 * 60 * MINUTE / records.max(1) as i64;
         let mut event_us = T0;

@@ -1,6 +1,7 @@
 //! What lasts in a simulated world: stream, rows, blobs, files, Gold; and the rules that must hold at every change of it.
 //!
-//! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end (oracle).
+//! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end
+//! (oracle).
 
 use std::collections::BTreeMap;
 

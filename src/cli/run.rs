@@ -1,0 +1,92 @@
+//! `sluicebox run`: the pipeline itself.
+//!
+//! Owns: its flags, its progress, its last words. Does not own: the life of the process (run), the wiring (topology).
+
+use clap::Args;
+use sluicebox_actors::model::ledger::Counts;
+use sluicebox_actors::pipeline::Outcome;
+use sluicebox_actors::toolkit::board::Board;
+
+use super::{CliError, Context, Exit};
+use crate::output::{Cell, Table, human};
+use crate::progress::{Progress, Unit};
+use crate::settings::Loaded;
+use crate::stream::embedded::EmbeddedStream;
+use crate::{run, topology};
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Ends when every shard is read to its end and committed; no clock moves windows on
+    #[arg(long)]
+    pub drain: bool,
+}
+
+/// Runs until stopped, or until drained; then says what became of the records.
+pub fn run(args: RunArgs, context: &Context) -> Result<Exit, CliError> {
+    let loaded = context.load()?;
+    let (outcome, totals) = pipeline(&loaded, context, args.drain)?;
+    let mut output = context.output();
+    for (shard, fault) in &outcome.lost {
+        output.note(&format!("{shard} was given up: {fault}"))?;
+    }
+    if let Some(fault) = &outcome.gold {
+        output.note(&format!("Gold was given up: {fault}"))?;
+    }
+    output.table(&summary(&totals))?;
+    Ok(if outcome.is_good() { Exit::Good } else { Exit::Found })
+}
+
+/// Runs the pipeline over a data directory and returns how it ended, with the committed totals of all shards.
+pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outcome, Counts), CliError> {
+    let settings = &loaded.settings;
+    let compiled = topology::compile(loaded)?;
+    let stores = topology::Stores::for_run(context.data(), settings, context.clock())?;
+    let _lock = stores.home.lock_for_run()?;
+    let stream = topology::stream(context.data(), settings, context.clock())?;
+    let total = if drain { Some(records(&stream)?) } else { None };
+    let parts = topology::parts(loaded, &compiled, &stores, stream, context.clock(), drain);
+    let board = parts.board.clone();
+    let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
+    let outcome = run::run(parts, context.data(), move |board: &Board| {
+        progress.set(board.all().iter().map(|(_, live)| live.position.sequence().and_then(|s| s.as_dense()).unwrap_or(0)).sum());
+    })?;
+    let mut totals = Counts::default();
+    for (_, live) in board.all() {
+        totals.add(&live.totals);
+    }
+    Ok((outcome, totals))
+}
+
+fn records(stream: &EmbeddedStream) -> Result<u64, CliError> {
+    let mut sum = 0;
+    for info in stream.shards_blocking()? {
+        sum += stream.stats(&info.shard)?.last.and_then(|last| last.as_dense()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+/// Where the records went: the ledger's first line, in words.
+pub fn summary(totals: &Counts) -> Table {
+    let mut table = Table::new(["records", "count", "what became of them"]);
+    let mut row = |name: &str, count: u64, says: &str| table.row([name.into(), Cell::from(count), says.into()]);
+    row("received", totals.received, "read from the stream and committed");
+    row("silver", totals.silver, "valid: one row each");
+    for (rule, count) in &totals.filtered {
+        row("filtered", *count, &format!("left out by the rule `{rule}`"));
+    }
+    for (reason, count) in &totals.rejected {
+        row("letter", *count, reason);
+    }
+    for (gold, counts) in &totals.gold {
+        row(
+            "gold",
+            counts.on_time + counts.late,
+            &format!("in {gold}: {} on time, {} late", human::count(counts.on_time), human::count(counts.late)),
+        );
+        if counts.too_late > 0 {
+            row("letter", counts.too_late, &format!("gold:{gold}/too_late (the record is in Silver)"));
+        }
+    }
+    table
+}

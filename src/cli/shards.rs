@@ -1,0 +1,27 @@
+//! `sluicebox shards`: where each shard stands.
+//!
+//! Owns: its flags. Does not own: reading rows (read).
+
+use clap::Args;
+
+use super::{CliError, Context, Exit};
+use crate::read::shards;
+use crate::run;
+use crate::topology::{self, Stores};
+
+/// Flags of `shards`.
+#[derive(Debug, Args)]
+pub struct ShardsArgs {}
+
+/// One line a shard.
+pub fn run(_: ShardsArgs, context: &Context) -> Result<Exit, CliError> {
+    let loaded = context.load()?;
+    let stores = Stores::for_reading(context.data(), context.clock())?;
+    let stream = topology::stream(context.data(), &loaded.settings, context.clock())?;
+    let batch = run::block_on(async { shards::batch(&shards::view(&stores.sources(), Some(&stream)).await?) })??;
+    let mut output = context.output();
+    let mut printer = output.batches(batch.schema());
+    printer.print(&batch)?;
+    printer.finish()?;
+    Ok(Exit::Good)
+}

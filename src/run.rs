@@ -1,0 +1,135 @@
+//! The life of a run: threads, signals, status for people, and the end.
+//!
+//! Owns: the actix system and its arbiters, SIGTERM and Ctrl-C, `state/status.json`. Does not own: what runs
+//! (sluicebox_actors::pipeline), what it runs on (topology).
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sluicebox_actors::model::fault::{Fault, Kind, Result};
+use sluicebox_actors::pipeline::{self, Outcome, Parts, Places};
+use sluicebox_actors::ports::Clock;
+use sluicebox_actors::toolkit::board::{Board, Live};
+#[cfg(debug_assertions)]
+use sluicebox_actors::toolkit::crash;
+use sluicebox_actors::toolkit::spawn::Place;
+use tokio::sync::watch;
+
+use crate::read::status::{RunStatus, ShardStatus};
+
+/// How often the status file is written and the observer called.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Runs until stopped by a signal, or until drained. `observe` is called a few times a second.
+pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> Result<Outcome> {
+    #[cfg(debug_assertions)]
+    for (variable, how) in [("SLUICEBOX_CRASH", crash::How::Crash), ("SLUICEBOX_PANIC", crash::How::Panic)] {
+        if let Ok(point) = std::env::var(variable) {
+            crash::arm(how, &point)?;
+        }
+    }
+    let system = actix::System::new();
+    let data = data.to_path_buf();
+    let (outcome, arbiters) = system.block_on(async move {
+        let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let arbiters: Vec<actix::Arbiter> = (0..cores).map(|_| actix::Arbiter::new()).collect();
+        let places = Places(arbiters.iter().map(|arbiter| Place::Arbiter(arbiter.handle())).collect());
+        let (stop, stopping) = watch::channel(false);
+        let signals = actix::spawn(on_signals(stop));
+        let looking = actix::spawn(look(data, parts.board.clone(), parts.clock.clone(), observe));
+        let outcome = pipeline::run(parts, places, stopping).await;
+        signals.abort();
+        looking.abort();
+        (outcome, arbiters)
+    });
+    for arbiter in arbiters {
+        arbiter.stop();
+        if arbiter.join().is_err() {
+            tracing::error!("a thread of actors ended by a panic");
+        }
+    }
+    outcome
+}
+
+/// The first signal commits what was read and ends; the second ends at once, which is as safe, only later to resume.
+async fn on_signals(stop: watch::Sender<bool>) {
+    for count in 0.. {
+        match signal().await {
+            Ok(()) if count == 0 => {
+                tracing::info!("asked to stop: committing what has been read");
+                stop.send_replace(true);
+            }
+            Ok(()) => std::process::exit(130),
+            Err(error) => {
+                tracing::warn!(%error, "signals can't be received: stop with SIGKILL, it is safe");
+                return;
+            }
+        }
+    }
+}
+
+async fn signal() -> std::io::Result<()> {
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+async fn look(data: PathBuf, board: Arc<Board>, clock: Arc<dyn Clock>, mut observe: impl FnMut(&Board)) {
+    let started_us = clock.now_us();
+    let mut before: Vec<(u64, i64)> = Vec::new();
+    loop {
+        tokio::time::sleep(LOOK).await;
+        observe(&board);
+        let now_us = clock.now_us();
+        let shards = board.all();
+        before.resize(shards.len(), (0, started_us));
+        let mut status = RunStatus {
+            pid: std::process::id(),
+            host: host_name(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_us,
+            updated_us: now_us,
+            ..RunStatus::default()
+        };
+        for ((shard, live), before) in shards.iter().zip(&mut before) {
+            let seconds = (now_us - before.1).max(1) as f64 / 1e6;
+            let records_per_s = live.processed.saturating_sub(before.0) as f64 / seconds;
+            *before = (live.processed, now_us);
+            status.shards.push(shard_status(shard.as_str(), live, records_per_s));
+        }
+        if let Err(fault) = status.write(&data) {
+            tracing::debug!(%fault, "status file");
+        }
+    }
+}
+
+fn shard_status(shard: &str, live: &Live, records_per_s: f64) -> ShardStatus {
+    ShardStatus {
+        shard: shard.to_owned(),
+        state: live.life.as_str().to_owned(),
+        restarts: live.restarts,
+        last_fault: live.last_fault.clone(),
+        in_flight_bytes: live.in_flight as u64,
+        epoch_open: live.epoch + 1,
+        position_read: live.position.sequence().map(|sequence| sequence.to_string()),
+        behind_ms: live.behind_us.map(|behind| behind / 1_000),
+        records_per_s,
+    }
+}
+
+/// The machine's name, for people.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    if name.trim().is_empty() { "localhost".to_owned() } else { name.trim().to_owned() }
+}
+
+/// A runtime for verbs that only look.
+pub fn block_on<T>(work: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.map_err(|error| Fault::caused(Kind::Retry, "starting the runtime", &error))?;
+    Ok(runtime.block_on(work))
+}

@@ -1,0 +1,279 @@
+//! From settings to components: the only file that knows every adapter.
+//!
+//! Owns: which implementation stands behind which port, and with which settings. Does not own: the settings (settings), the
+//! life of the process (run), any decision at run time.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use sluicebox_actors::machines::breaker::BreakerConfig;
+use sluicebox_actors::machines::gold::GoldConfig;
+use sluicebox_actors::machines::restart::RestartConfig;
+use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::letter::Postmark;
+use sluicebox_actors::model::window::Windowing;
+use sluicebox_actors::pipeline::{Parts, PipelineConfig};
+use sluicebox_actors::ports::{Clock, Engine, Rows};
+use sluicebox_actors::shells::shard::FetchLimits;
+use sluicebox_actors::toolkit::board::Board;
+
+use crate::engine::contract::{Contract, ContractError, EventOptions};
+use crate::engine::event_time::{TimeFormat, TimeSource};
+use crate::engine::glue::SqlEngine;
+use crate::engine::sql::error::SqlError;
+use crate::engine::sql::gold::GoldPlan;
+use crate::engine::sql::silver::SilverPlan;
+use crate::read::audit::recompute::Recompute;
+use crate::read::sources::Sources;
+use crate::settings::{self, FileFormat, Loaded, Problem, Settings, SettingsError, StreamKind};
+use crate::store::blobs::DiskBlobs;
+use crate::store::gold_files::DiskGoldFiles;
+use crate::store::home::Home;
+use crate::store::ledger_files::DiskLedgerFiles;
+use crate::store::outputs::{DiskOutputs, OutputOptions};
+use crate::store::row_file::Format;
+use crate::store::rows::SqliteRows;
+use crate::stream::embedded::EmbeddedStream;
+
+/// Pause after a read of the embedded stream that found nothing.
+const POLL_US: i64 = 100_000;
+
+/// A pipeline file that compiles.
+pub struct Compiled {
+    /// The event contract.
+    pub contract: Contract,
+    /// Contract, Silver and Gold as one engine.
+    pub engine: Arc<SqlEngine>,
+}
+
+impl Compiled {
+    /// The columns of every table by its name in SQL.
+    pub fn schemas(&self) -> Vec<(String, SchemaRef)> {
+        let mut schemas = vec![("silver".to_owned(), self.engine.silver_schema().clone())];
+        for (index, table) in self.engine.tables().iter().enumerate() {
+            if let Some(schema) = self.engine.gold_schema(index) {
+                schemas.push((format!("gold_{}", table.name), schema.clone()));
+            }
+        }
+        schemas
+    }
+}
+
+/// Compiles contract, Silver and Gold; an error names the place in the pipeline file or in the schema.
+pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
+    let settings = &loaded.settings;
+    let contract = Contract::compile(&loaded.schema, &event_options(&settings.event))
+        .map_err(|error| SettingsError { problems: vec![contract_problem(loaded, error)] })?;
+    let filters: Vec<(&str, &str)> =
+        settings.silver.filter.iter().map(|filter| (filter.name.as_str(), filter.condition.as_str())).collect();
+    let silver = SilverPlan::compile(&settings.silver.sql, &filters, &contract.schema())
+        .map_err(|error| SettingsError { problems: vec![sql_problem(loaded, error)] })?;
+    let (mut gold, mut problems) = (Vec::new(), Vec::new());
+    for table in &settings.gold {
+        let windowing = Windowing { size_us: table.window.tumbling.us(), lateness_us: table.window.allowed_lateness.us() };
+        match GoldPlan::compile(&table.name, &table.sql, silver.schema(), windowing) {
+            Ok(plan) => gold.push(plan),
+            Err(error) => problems.push(sql_problem(loaded, error)),
+        }
+    }
+    if !problems.is_empty() {
+        return Err(SettingsError { problems });
+    }
+    let decoders = contract.clone();
+    let engine = SqlEngine::new(Arc::new(move || Box::new(decoders.decoder())), silver, gold);
+    Ok(Compiled { contract, engine: Arc::new(engine) })
+}
+
+/// How the contract reads an event's time.
+pub fn event_options(event: &settings::Event) -> EventOptions {
+    let time = if event.time.is_arrival() { TimeSource::Arrival } else { TimeSource::Path(event.time.segments().to_vec()) };
+    let time_format = match &event.time_format {
+        settings::TimeFormat::Rfc3339 => TimeFormat::Rfc3339,
+        settings::TimeFormat::EpochS => TimeFormat::EpochS,
+        settings::TimeFormat::EpochMs => TimeFormat::EpochMs,
+        settings::TimeFormat::EpochUs => TimeFormat::EpochUs,
+        settings::TimeFormat::EpochNs => TimeFormat::EpochNs,
+        settings::TimeFormat::Pattern(format) => TimeFormat::Custom(format.clone()),
+    };
+    EventOptions { time, time_format, default_offset_s: event.time_zone.seconds(), max_future_us: event.max_future.us() }
+}
+
+fn contract_problem(loaded: &Loaded, error: ContractError) -> Problem {
+    let message = format!("event schema {} at `{}`: {}", loaded.schema_origin, error.pointer, error.message);
+    Problem::new(message).at(loaded.place_of("event.schema")).help(error.remedy)
+}
+
+fn sql_problem(loaded: &Loaded, error: SqlError) -> Problem {
+    let key = key_of(&error.statement, &loaded.settings);
+    let place = match error.place {
+        Some((line, column)) => loaded.place_in(&key, line as usize, column as usize),
+        None => loaded.place_of(&key),
+    };
+    Problem::new(format!("`{}`: {}", error.statement, error.message)).at(place).help(error.remedy)
+}
+
+/// Statements go by the table's or rule's name, keys of the file by its index.
+fn key_of(statement: &str, settings: &Settings) -> String {
+    let named = |prefix: &str, suffix: &str| statement.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+    if let Some(name) = named("gold.", ".sql")
+        && let Some(index) = settings.gold.iter().position(|gold| gold.name == name)
+    {
+        return format!("gold.{index}.sql");
+    }
+    if let Some(name) = named("silver.filter.", ".where")
+        && let Some(index) = settings.silver.filter.iter().position(|filter| filter.name == name)
+    {
+        return format!("silver.filter.{index}.where");
+    }
+    statement.to_owned()
+}
+
+/// A data directory with the stores in it.
+pub struct Stores {
+    /// The directory.
+    pub home: Home,
+    /// Rows.
+    pub rows: Arc<SqliteRows>,
+    /// Objects.
+    pub blobs: Arc<DiskBlobs>,
+    /// The table `ledger`.
+    pub ledger: Arc<DiskLedgerFiles>,
+}
+
+impl Stores {
+    /// Opens or makes a directory for a run.
+    pub fn for_run(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+        let home = Home::open_or_create(data, &settings.pipeline.name, clock)?;
+        let rows = SqliteRows::open(&home)?;
+        Ok(Self::with(home, rows))
+    }
+
+    /// Opens a directory for looking only.
+    pub fn for_reading(data: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let home = Home::open(data, clock)?;
+        let rows = SqliteRows::open_read_only(&home)?;
+        Ok(Self::with(home, rows))
+    }
+
+    fn with(home: Home, rows: SqliteRows) -> Self {
+        let (blobs, ledger) = (Arc::new(DiskBlobs::new(&home)), Arc::new(DiskLedgerFiles::new(&home)));
+        Self { home, rows: Arc::new(rows), blobs, ledger }
+    }
+
+    /// What the read side looks at.
+    pub fn sources(&self) -> Sources {
+        Sources {
+            data: self.home.data().to_path_buf(),
+            rows: self.rows.clone() as Arc<dyn Rows>,
+            blobs: self.blobs.clone(),
+            ledger: self.ledger.clone(),
+        }
+    }
+
+    /// What computes Gold once more for the audit.
+    pub fn recompute(&self, loaded: &Loaded, compiled: &Compiled) -> Recompute {
+        Recompute {
+            engine: compiled.engine.clone(),
+            gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)),
+            silver: Some(compiled.engine.silver_schema().clone()),
+            fingerprint: Some(loaded.fingerprint()),
+        }
+    }
+}
+
+/// The embedded stream of a data directory; made with the configured number of shards if there is none.
+pub fn stream(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<EmbeddedStream> {
+    match settings.stream.kind {
+        StreamKind::Embedded => {
+            let stream = &settings.stream;
+            EmbeddedStream::open_or_create(&data.join("stream"), &stream.name, stream.shards as usize, clock)
+        }
+        StreamKind::Kinesis => Err(Fault::config(
+            "stream.kind = \"kinesis\" is not built into this version; use kind = \"embedded\" and `sluicebox put`",
+        )),
+    }
+}
+
+/// Everything a pipeline runs on.
+pub fn parts(
+    loaded: &Loaded,
+    compiled: &Compiled,
+    stores: &Stores,
+    stream: EmbeddedStream,
+    clock: Arc<dyn Clock>,
+    drain: bool,
+) -> Parts {
+    let settings = &loaded.settings;
+    let run = clock.random();
+    let identity = stores.home.identity();
+    let postmark = Postmark {
+        fingerprint: loaded.fingerprint().into(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        request_id: format!("{run:016x}").into(),
+    };
+    let config = PipelineConfig {
+        owner: format!("{}:{}", crate::run::host_name(), std::process::id()),
+        pipeline: identity.pipeline.clone(),
+        postmark,
+        bronze_on: settings.bronze.enabled,
+        parallelism: settings.stream.parallelism as usize,
+        in_flight: settings.limits.in_flight.as_usize(),
+        fetch: FetchLimits { records: settings.limits.fetch_records as usize, bytes: settings.limits.fetch.as_usize() },
+        shard: shard_config(settings, drain),
+        restart: RestartConfig {
+            backoff_min_us: settings.restart.backoff_min.us(),
+            backoff_max_us: settings.restart.backoff_max.us(),
+            intensity: settings.restart.intensity,
+            period_us: settings.restart.period.us(),
+        },
+        gold: GoldConfig { collect_after: settings.collect.after_epochs as usize },
+    };
+    let options = OutputOptions {
+        bronze: format(settings.bronze.format),
+        silver: format(settings.silver.format),
+        partition_by: settings.silver.partition_by.clone(),
+        open_files: settings.limits.open_files as usize,
+        ..OutputOptions::default()
+    };
+    Parts {
+        stream: Arc::new(stream),
+        rows: stores.rows.clone(),
+        blobs: stores.blobs.clone(),
+        outputs: Arc::new(DiskOutputs::new(&stores.home, options)),
+        gold_files: Arc::new(DiskGoldFiles::new(&stores.home, Format::Parquet)),
+        ledger: stores.ledger.clone(),
+        engine: compiled.engine.clone(),
+        clock,
+        board: Arc::new(Board::default()),
+        config: Arc::new(config),
+    }
+}
+
+fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
+    ShardConfig {
+        commit_interval_us: settings.commit.interval.us(),
+        commit_size: settings.commit.size.as_usize() as u64,
+        disorder_us: settings.event.disorder.us(),
+        poll_us: POLL_US,
+        on_gap: match settings.stream.on_gap {
+            settings::OnGap::Halt => OnGap::Halt,
+            settings::OnGap::Continue => OnGap::Continue,
+        },
+        drain,
+        breaker: BreakerConfig {
+            enabled: settings.breaker.enabled,
+            share: settings.breaker.share,
+            window: u64::from(settings.breaker.window),
+        },
+    }
+}
+
+fn format(format: FileFormat) -> Format {
+    match format {
+        FileFormat::Parquet => Format::Parquet,
+        FileFormat::Ndjson => Format::Ndjson,
+        FileFormat::NdjsonGzip => Format::NdjsonGzip,
+    }
+}

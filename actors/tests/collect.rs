@@ -81,7 +81,8 @@ fn a_crash_at_any_point_of_many_collections_is_survived() {
             let now = sim.store().now_us;
             sim.event(0, now, "more", T0 + 170 * MINUTE + SECOND, 9);
             sim.drain();
-            // What a crash left half done is swept when the row that decides it has moved on: at the latest by the start after that.
+            // What a crash left half done is swept when the row that decides it has moved on: at the latest by the start after
+            // that.
             sim.drain();
             let wrong = sim.wrong(&[]);
             assert!(wrong.is_empty(), "{act:?} at {index}: {wrong:#?}");

@@ -11,7 +11,7 @@ use sluicebox::clock::SystemClock;
 
 /// Flags of `measure`.
 #[derive(Debug, Args)]
-pub struct Measure {
+pub(crate) struct Measure {
     /// Files to put, in this order
     #[arg(required = true)]
     files: Vec<PathBuf>,
@@ -39,7 +39,7 @@ struct Step {
 }
 
 /// Runs the steps and prints a table; false when one failed or took too much.
-pub fn measure(args: &Measure) -> anyhow::Result<bool> {
+pub(crate) fn measure(args: &Measure) -> anyhow::Result<bool> {
     let binary = super::product(args.binary.as_ref())?;
     let put: Vec<&str> = args.files.iter().map(|file| file.to_str().unwrap_or_default()).collect();
     let steps: [(&str, Vec<&str>); 3] = [

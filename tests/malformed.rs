@@ -1,6 +1,8 @@
 //! Goal: whatever comes in, the program goes on: an event is in Silver, anything else a letter with its exact bytes, neighbours
 //! notice nothing; and a pipeline file that can't be meant so is refused with file, line, what is wrong and what to write.
 
+#![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
+
 mod archive;
 mod refusals;
 

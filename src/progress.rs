@@ -23,6 +23,14 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// The number alone where the total behind it names the unit.
+    fn part(self, amount: u64, of: Option<u64>) -> String {
+        match (self, of) {
+            (Self::Records, Some(_)) => human::count(amount),
+            (Self::Records | Self::Bytes, _) => self.show(amount),
+        }
+    }
+
     fn show(self, amount: u64) -> String {
         match self {
             Self::Records => format!("{} records", human::count(amount)),
@@ -74,6 +82,17 @@ impl Progress {
         Self { label: label.to_owned(), unit, total, done: 0, clock, started_us: now_us, said_us: now_us, face }
     }
 
+    /// The total, where it is known only now.
+    pub fn expect(&mut self, total: Option<u64>) {
+        if self.total == total {
+            return;
+        }
+        self.total = total;
+        if let Face::Bar(bar) = &mut self.face {
+            *bar = self::bar(&self.label, self.unit, total);
+        }
+    }
+
     /// More is done.
     pub fn advance(&mut self, amount: u64) {
         self.set(self.done.saturating_add(amount));
@@ -89,7 +108,11 @@ impl Progress {
         let now_us = self.clock.now_us();
         if now_us.saturating_sub(self.said_us) >= LINE_EVERY_US {
             self.said_us = now_us;
-            self.say(now_us);
+            match self.total {
+                // A rate that falls while files are published and Gold is merged would look like a stall.
+                Some(total) if done >= total => self.say_finishing(total, now_us),
+                Some(_) | None => self.say(now_us),
+            }
         }
     }
 
@@ -102,7 +125,11 @@ impl Progress {
         self.say(now_us);
     }
 
-    // A line of progress that can't be written is not worth failing the work for.
+    fn say_finishing(&mut self, total: u64, now_us: i64) {
+        let lapse = human::lapse(now_us.saturating_sub(self.started_us));
+        self.line(&format!("{}: all {} read, finishing, {lapse}", self.label, self.unit.show(total)));
+    }
+
     fn say(&mut self, now_us: i64) {
         let lapse_us = now_us.saturating_sub(self.started_us);
         let of = self.total.map(|total| format!(" of {}", self.unit.show(total))).unwrap_or_default();
@@ -110,7 +137,12 @@ impl Progress {
             ..=0 => String::new(),
             _ => format!(", {}/s", self.unit.show((self.done as f64 * 1e6 / lapse_us as f64) as u64)),
         };
-        let line = format!("{}: {}{of}, {}{rate}", self.label, self.unit.show(self.done), human::lapse(lapse_us));
+        let done = self.unit.part(self.done, self.total);
+        self.line(&format!("{}: {done}{of}, {}{rate}", self.label, human::lapse(lapse_us)));
+    }
+
+    // A line of progress that can't be written is not worth failing the work for.
+    fn line(&mut self, line: &str) {
         match &mut self.face {
             Face::Lines(sink) => writeln!(sink, "{line}").unwrap_or_default(),
             Face::Bar(bar) => bar.println(line),
@@ -166,7 +198,8 @@ mod tests {
         let text = shared.text();
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 3, "{text}");
-        assert_eq!(lines[0], "put: 10,000 records of 20,000 records, 5.0s, 2,000 records/s");
-        assert_eq!(lines[2], "put: 20,000 records of 20,000 records, 10.0s, 2,000 records/s");
+        assert_eq!(lines[0], "put: 10,000 of 20,000 records, 5.0s, 2,000 records/s");
+        assert_eq!(lines[1], "put: all 20,000 records read, finishing, 10.0s");
+        assert_eq!(lines[2], "put: 20,000 of 20,000 records, 10.0s, 2,000 records/s");
     }
 }

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
@@ -27,7 +27,8 @@ use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
 use crate::read::audit::recompute::Recompute;
 use crate::read::sources::Sources;
-use crate::settings::{self, FileFormat, Loaded, Problem, Settings, SettingsError, StreamKind};
+use crate::settings::problem::nearest;
+use crate::settings::{self, FieldPath, FileFormat, Loaded, Problem, Settings, SettingsError, StreamKind};
 use crate::store::blobs::DiskBlobs;
 use crate::store::gold_files::DiskGoldFiles;
 use crate::store::home::Home;
@@ -64,8 +65,7 @@ impl Compiled {
 /// Compiles contract, Silver and Gold; an error names the place in the pipeline file or in the schema.
 pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
     let settings = &loaded.settings;
-    let contract = Contract::compile(&loaded.schema, &event_options(&settings.event))
-        .map_err(|error| SettingsError { problems: vec![contract_problem(loaded, error)] })?;
+    let contract = contract(loaded)?;
     let filters: Vec<(&str, &str)> =
         settings.silver.filter.iter().map(|filter| (filter.name.as_str(), filter.condition.as_str())).collect();
     let silver = SilverPlan::compile(&settings.silver.sql, &filters, &contract.schema())
@@ -84,6 +84,41 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
     let decoders = contract.clone();
     let engine = SqlEngine::new(Arc::new(move || Box::new(decoders.decoder())), silver, gold);
     Ok(Compiled { contract, engine: Arc::new(engine) })
+}
+
+/// Compiles the contract alone; a path of the pipeline file that leads to nothing the schema declares is refused.
+pub fn contract(loaded: &Loaded) -> Result<Contract, SettingsError> {
+    let event = &loaded.settings.event;
+    let contract = Contract::compile(&loaded.schema, &event_options(event))
+        .map_err(|error| SettingsError { problems: vec![contract_problem(loaded, error)] })?;
+    let time = (!event.time.is_arrival()).then_some(("event.time", &event.time));
+    let paths = time.into_iter().chain(event.partition_key.iter().map(|path| ("event.partition_key", path)));
+    let problems: Vec<_> = paths.filter_map(|(key, path)| undeclared(loaded, &contract.schema(), key, path)).collect();
+    if problems.is_empty() { Ok(contract) } else { Err(SettingsError { problems }) }
+}
+
+fn undeclared(loaded: &Loaded, events: &SchemaRef, key: &str, path: &FieldPath) -> Option<Problem> {
+    let mut fields = events.fields();
+    let own = |name: &str| name.starts_with('_') || name == "event_time";
+    // A schema that declares nothing says nothing against any path.
+    if fields.iter().all(|field| own(field.name())) {
+        return None;
+    }
+    for segment in path.segments() {
+        let Some((_, field)) = fields.find(segment).filter(|_| !own(segment)) else {
+            let known = fields.iter().map(|field| field.name().as_str()).filter(|name| !own(name));
+            let help = match nearest(segment, known) {
+                Some(nearest) => format!("did you mean `{nearest}`?"),
+                None => format!("declare `{segment}` in the schema, or name a member that is declared there"),
+            };
+            let message = format!("`{key}`: the event schema {} declares no `{segment}`", loaded.schema_origin);
+            return Some(Problem::new(message).at(loaded.place_of(key)).help(help));
+        };
+        // JSON text: what is in it, the schema does not say.
+        let DataType::Struct(members) = field.data_type() else { return None };
+        fields = members;
+    }
+    None
 }
 
 /// How the contract reads an event's time.

@@ -21,6 +21,7 @@ mod read {
     mod support;
     mod teeth;
 }
+mod malformed;
 mod recorded;
 mod settings;
 mod side_by_side;

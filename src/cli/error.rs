@@ -108,7 +108,7 @@ impl CliError {
             if let Some(place) = &problem.place {
                 writeln!(sink, "  {} {place}", paint("1;34", "at"))?;
             }
-            if let Some(help) = &problem.help {
+            if let Some(help) = problem.help.as_ref().filter(|help| !help.is_empty()) {
                 writeln!(sink, "  {} {help}", paint("1;32", "help:"))?;
             }
         }

@@ -83,26 +83,23 @@ impl std::str::FromStr for Arrival {
 /// Reads the files and puts what is in them; a line for each kind of thing that happened.
 pub fn run(args: PutArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
-    let contract = Contract::compile(&loaded.schema, &topology::event_options(&loaded.settings.event))
-        .map_err(|error| CliError::config(error.to_string(), loaded.place_of("event.schema"), "correct the schema"))?;
+    let contract = topology::contract(&loaded)?;
     let stream = topology::stream(context.data(), &loaded.settings, context.clock())?;
     let event_time = |data: &[u8]| contract.event_time_of(data);
     let options = options(args, &loaded, &contract, &event_time)?;
     let clock = context.clock();
-    let mut progress = None;
+    let mut progress = Progress::stderr("put", Unit::Bytes, None, clock.clone());
     let mut world = PutWorld {
         clock: clock.as_ref(),
         sleep: &pause,
         progress: &mut |_, done| {
-            let bar = progress.get_or_insert_with(|| Progress::stderr("put", Unit::Bytes, done.total, clock.clone()));
-            bar.set(done.consumed);
+            progress.expect(done.total);
+            progress.set(done.consumed);
             ControlFlow::Continue(())
         },
     };
     let done = put::put(&stream, options, &mut world);
-    if let Some(progress) = progress {
-        progress.finish();
-    }
+    progress.finish();
     match done {
         Ok(totals) => report(context, &totals),
         Err(stopped) => {

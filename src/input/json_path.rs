@@ -6,6 +6,9 @@
 use bytes::Bytes;
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
 
+/// As deep as the contract lets an event nest: what is deeper becomes a letter, whatever its key.
+const DEPTH_MAX: usize = 64;
+
 /// Member names from the outside in.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct JsonPath(Vec<String>);
@@ -30,7 +33,8 @@ impl JsonPath {
 
     /// The value as it stands in the text.
     pub(super) fn find<'a>(&self, json: &'a [u8]) -> Option<LazyValue<'a>> {
-        sonic_rs::get(json, &self.0).ok()
+        // The parser skips what it is not asked for by recursion, and a hostile text would take the stack with it.
+        if is_deep(json) { None } else { sonic_rs::get(json, &self.0).ok() }
     }
 
     /// The value as a partition key: a string's characters, a number or boolean as written; none for everything else and for an
@@ -48,6 +52,26 @@ impl JsonPath {
         };
         Some(key).filter(|key| !key.is_empty())
     }
+}
+
+/// Does it nest deeper than any event may?
+fn is_deep(json: &[u8]) -> bool {
+    if memchr::memchr2_iter(b'[', b'{', json).take(DEPTH_MAX + 1).count() <= DEPTH_MAX {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
+    for byte in json {
+        match (in_string, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'[' | b'{') if depth == DEPTH_MAX => return true,
+            (false, b'[' | b'{') => depth += 1,
+            (false, b']' | b'}') => depth = depth.saturating_sub(1),
+            (_, _) => {}
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -79,6 +103,18 @@ mod tests {
         for text in texts {
             assert_eq!(key("a", text), None, "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_nests_too_deep_has_no_key_and_leaves_the_stack_alone() {
+        let deep = |depth: usize| format!("{{\"z\":{}{},\"a\":\"x\"}}", "[".repeat(depth), "]".repeat(depth));
+        assert_eq!(key("a", deep(63).as_bytes()), Some("x".into()));
+        assert_eq!(key("a", deep(64).as_bytes()), None);
+        for text in ["[".repeat(1 << 20), "{\"a\":".repeat(1 << 18), deep(1 << 20)] {
+            assert_eq!(key("a", text.as_bytes()), None);
+        }
+        let flat = format!(r#"{{"z":"{}\\\"[","y":[{}1],"a":"x"}}"#, "[".repeat(200), "[],{},".repeat(200));
+        assert_eq!(key("a", flat.as_bytes()), Some("x".into()));
     }
 
     #[test]

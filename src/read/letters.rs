@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use serde::Deserialize;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::letter::Letter;
+use sluicebox_actors::model::position::Sequence;
 
 use super::sources::{Visible, time_text, visible};
 use super::{files, letter_rows};
@@ -45,11 +46,15 @@ impl Default for Filter {
     }
 }
 
-/// A letter without its data. Ordered by (last failure, id).
+/// A letter without its data. Ordered by (last failure, shard, sequence number, id).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Summary {
     /// Last failure, microseconds since 1970.
     pub last_failure_us: i64,
+    /// Shard of the record.
+    pub shard: String,
+    /// Sequence number of the record: as a number, so that 10 comes after 9.
+    pub sequence: Sequence,
     /// `stream/shard/sequence/sub/stage`, as `dlq show` takes it.
     pub id: String,
     /// Stage.
@@ -113,6 +118,8 @@ impl<'a> Head<'a> {
         let padding = self.data.bytes().rev().take_while(|byte| *byte == b'=').count();
         Summary {
             last_failure_us: self.last_failure_us,
+            shard: self.shard.to_string(),
+            sequence: self.sequence.parse().unwrap_or_default(),
             id: self.id(),
             stage: self.stage.to_string(),
             reason: self.reason.to_string(),
@@ -301,7 +308,7 @@ fn hex(data: &[u8]) -> String {
 mod tests {
     use bytes::Bytes;
     use sluicebox_actors::model::letter::Stage;
-    use sluicebox_actors::model::position::{Sequence, ShardId};
+    use sluicebox_actors::model::position::ShardId;
 
     use super::*;
 
@@ -360,6 +367,11 @@ mod tests {
         assert_eq!(ids(&all), ["3/0/decode", "4/0/time", "4/0/gold:hourly", "2/0/gold:hourly", "1/0/decode"]);
         assert_eq!(all.iter().map(|summary| summary.bytes).collect::<Vec<_>>(), [3, 2, 1, 2, 1]);
         assert_eq!(batch(&all).unwrap().num_rows(), 5);
+        let storm: Vec<Letter> = [9, 10, 101].map(|sequence| letter(sequence, Stage::Decode, 200, b"")).into();
+        put(data.path(), "dt=2026-01-03/a.ndjson", &storm);
+        let newest = list(data.path(), &Filter { limit: 3, ..Default::default() }).unwrap();
+        assert_eq!(ids(&newest), ["101/0/decode", "10/0/decode", "9/0/decode"], "sequence numbers are numbers");
+        std::fs::remove_dir_all(data.path().join("dlq/dt=2026-01-03")).unwrap();
         std::fs::write(data.path().join("dlq/dt=2026-01-01/b.ndjson"), b"no letter\n").unwrap();
         let newest = list(data.path(), &Filter { limit: 2, ..Default::default() }).unwrap();
         assert_eq!(ids(&newest), ["3/0/decode", "4/0/time"]);

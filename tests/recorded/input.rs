@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
@@ -73,7 +74,8 @@ pub(crate) struct Record {
 }
 
 pub(crate) enum Origin {
-    Line(Vec<u8>),
+    /// Hash of the line: half a gigabyte of them need not be held.
+    Line(u64),
     Row(BTreeMap<String, String>),
 }
 
@@ -81,13 +83,19 @@ impl Origin {
     /// Is this the record? CSV became JSON on its way.
     pub(crate) fn is(&self, data: &[u8]) -> bool {
         let row = match self {
-            Self::Line(line) => return line == data,
+            Self::Line(hash) => return *hash == hash_of(data),
             Self::Row(row) => row,
         };
         let members: BTreeMap<String, &RawValue> = serde_json::from_slice(data).unwrap();
         let text = |raw: &RawValue| serde_json::from_str::<String>(raw.get()).unwrap_or_else(|_| raw.get().to_owned());
         members.len() == row.len() && members.iter().all(|(name, raw)| row.get(name).is_some_and(|value| text(raw) == *value))
     }
+}
+
+fn hash_of(data: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    data.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Where the recorded data lies, if it is there.
@@ -101,9 +109,13 @@ fn open(path: &Path) -> Box<dyn Read> {
     if path.extension().is_some_and(|ending| ending == "gz") { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) }
 }
 
-/// The lines of a file, packed or not; empty ones are none.
+/// The lines of a file, packed or not, ended by LF or CR LF; empty ones are none.
 pub(crate) fn lines_of(path: &Path) -> impl Iterator<Item = Vec<u8>> + use<> {
-    let lines = BufReader::with_capacity(1 << 20, open(path)).split(b'\n').map(Result::unwrap);
+    let lines = BufReader::with_capacity(1 << 20, open(path)).split(b'\n').map(|line| {
+        let mut line = line.unwrap();
+        line.pop_if(|last| *last == b'\r');
+        line
+    });
     lines.filter(|line| !line.is_empty())
 }
 
@@ -130,7 +142,7 @@ impl Set {
                         Ok((_, Err(_))) => Outcome::Letter("decode/invalid_json"),
                         Err(_) => Outcome::Letter("decode/invalid_utf8"),
                     };
-                    records.push(Record { outcome, origin: Origin::Line(line) });
+                    records.push(Record { outcome, origin: Origin::Line(hash_of(&line)) });
                 }
             }
         }

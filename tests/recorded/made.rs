@@ -115,10 +115,9 @@ pub(crate) fn lines(seed: u64, count: usize) -> Vec<Vec<u8>> {
 
 /// The set over a file that `write` has written.
 pub(crate) fn set() -> Set {
-    let large = |row: Row<'_>| match row.get("pieces") {
-        Value::Null => Value::Null,
-        pieces if pieces.as_whole() > 3 => Value::Bool(true),
-        _ => Value::Null,
+    let large = |row: Row<'_>| {
+        let pieces = row.get("pieces");
+        if !pieces.is_null() && pieces.as_whole() > 3 { Value::Bool(true) } else { Value::Null }
     };
     let refunds = |row: Row<'_>| !row.get("amount").is_null() && row.get("amount").as_float() < 0.0;
     Set {

@@ -230,10 +230,8 @@ pub(crate) fn windows_events() -> Set {
             if matches!(record.at("/EventID"), Value::Text(_)) {
                 return Outcome::Letter("contract/wrong_type");
             }
-            let account = match record.at("/SubjectUserName") {
-                Value::Null => record.at("/User"),
-                account => account,
-            };
+            let subject = record.at("/SubjectUserName");
+            let account = if subject.is_null() { record.at("/User") } else { subject };
             let values = ["/@timestamp", "/Channel", "/EventID", "/Hostname", "/SourceName"].map(|place| record.at(place));
             event(rfc3339(record.text("/@timestamp")), values.into_iter().chain([account, record.at("/Image")]))
         },

@@ -22,13 +22,6 @@ pub(crate) struct Ran {
     pub(crate) err: String,
 }
 
-impl Ran {
-    /// The rows of `--format json`.
-    pub(crate) fn rows(&self) -> Vec<serde_json::Value> {
-        self.out.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
-    }
-}
-
 /// A directory with a pipeline file for it.
 pub(crate) struct Bench {
     folder: TempDir,
@@ -61,10 +54,15 @@ pub(crate) fn folder() -> TempDir {
 }
 
 impl Bench {
-    /// An example of config/examples as it is, with these settings laid over it.
-    pub(crate) fn example(name: &str, sets: &[&str]) -> Self {
+    /// An example of config/examples.
+    pub(crate) fn example(name: &str) -> Self {
         let config = root().join(format!("config/examples/{name}.toml"));
-        Self::of(folder(), config, sets)
+        Self::of(folder(), config)
+    }
+
+    /// A pipeline file of the repository.
+    pub(crate) fn shipped(path: &str) -> Self {
+        Self::of(folder(), root().join(path))
     }
 
     /// A pipeline file and a schema of one's own, as `pipeline.toml` and `event.schema.json`.
@@ -73,12 +71,11 @@ impl Bench {
         std::fs::write(folder.path().join("pipeline.toml"), pipeline).unwrap();
         std::fs::write(folder.path().join("event.schema.json"), schema).unwrap();
         let config = folder.path().join("pipeline.toml");
-        Self::of(folder, config, &[])
+        Self::of(folder, config)
     }
 
-    fn of(folder: TempDir, config: PathBuf, sets: &[&str]) -> Self {
-        let always = sets.iter().flat_map(|set| ["--set".to_owned(), (*set).to_owned()]).collect();
-        Self { folder, config, always }
+    fn of(folder: TempDir, config: PathBuf) -> Self {
+        Self { folder, config, always: Vec::new() }
     }
 
     /// The same directory with one more setting.

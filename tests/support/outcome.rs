@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a helper of a test may end the test")]
 
+use std::fmt;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -72,7 +73,6 @@ fn value(column: &dyn Array, at: usize) -> Value {
 }
 
 /// A dead letter.
-#[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) shard: String,
     pub(crate) sequence: u64,
@@ -84,6 +84,17 @@ pub(crate) struct Letter {
     pub(crate) bound_us: Option<i64>,
     pub(crate) epoch: u64,
     pub(crate) data: Vec<u8>,
+}
+
+impl fmt::Debug for Letter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { shard, sequence, stage, reason, path, message, window_start_us, bound_us, epoch, data } = self;
+        write!(
+            f,
+            "letter {shard}/{sequence} of epoch {epoch}, {stage}/{reason} {path:?} ({message}), window {window_start_us:?}, "
+        )?;
+        write!(f, "bound {bound_us:?}, {} bytes", data.len())
+    }
 }
 
 /// All dead letters of a directory.

@@ -81,7 +81,8 @@ impl Blame<'_> {
             Some((message, _)) => message,
             None => text,
         };
-        self.at(place, format!("not SQL: {message}"), "")
+        let remedy = "write one SELECT in the SQL of Apache DataFusion; texts stand in single, odd names in double quotes";
+        self.at(place, format!("not SQL: {message}"), remedy)
     }
 
     /// A name that is not known.
@@ -110,14 +111,26 @@ impl Blame<'_> {
         }
         let span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
         let text = error.find_root().strip_backtrace();
+        let place = span.map(|span| (span.start.line, span.start.column));
+        if let Some(column) = ungrouped(&text) {
+            let message = format!("`{column}` is neither in GROUP BY nor inside an aggregate");
+            return self.at(place, message, "add it to GROUP BY, or put it into an aggregate such as max() or last_value()");
+        }
         let text = essence(&text);
         let remedy = if text.contains("GROUP BY") {
             "add the column to GROUP BY, or put it into an aggregate such as max() or last_value()"
         } else {
             ""
         };
-        self.at(span.map(|span| (span.start.line, span.start.column)), text, remedy)
+        self.at(place, text, remedy)
     }
+}
+
+/// The column that the planner misses in GROUP BY: it says `column "silver.kind" must appear in the GROUP BY clause`.
+fn ungrouped(text: &str) -> Option<&str> {
+    let (before, _) = text.split_once("\" must appear in the GROUP BY clause")?;
+    let (_, column) = before.rsplit_once('"')?;
+    Some(column.split_once('.').map_or(column, |(_, column)| column))
 }
 
 /// Where a name stands first.

@@ -55,9 +55,10 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
     }
     outputs.discard_staged(permit, shard, &[]).await?;
     crash::pass("takeover.after_discard");
-    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher.
+    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher. Not those of a
+    // higher lease than ours: then it is us who have been overtaken since.
     for key in blobs.list(&prefix(shard)).await? {
-        if epoch_of(&key).is_some_and(|epoch| epoch > row.epoch) {
+        if epoch_and_lease(&key).is_some_and(|(epoch, lease)| epoch > row.epoch && lease < row.lease_epoch) {
             blobs.delete(&key).await?;
         }
     }
@@ -174,5 +175,11 @@ pub fn prefix(shard: &ShardId) -> String {
 
 /// The epoch number in an object's key.
 pub fn epoch_of(key: &str) -> Option<u64> {
-    key.rsplit('/').next()?.split('-').next()?.parse().ok()
+    epoch_and_lease(key).map(|(epoch, _)| epoch)
+}
+
+/// The epoch number and the lease in an object's key.
+fn epoch_and_lease(key: &str) -> Option<(u64, u64)> {
+    let mut numbers = key.rsplit('/').next()?.split('-').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

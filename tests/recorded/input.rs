@@ -101,6 +101,12 @@ fn open(path: &Path) -> Box<dyn Read> {
     if path.extension().is_some_and(|ending| ending == "gz") { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) }
 }
 
+/// The lines of a file, packed or not; empty ones are none.
+pub(crate) fn lines_of(path: &Path) -> impl Iterator<Item = Vec<u8>> + use<> {
+    let lines = BufReader::with_capacity(1 << 20, open(path)).split(b'\n').map(Result::unwrap);
+    lines.filter(|line| !line.is_empty())
+}
+
 impl Set {
     /// The first `limit` records of these files.
     pub(crate) fn read(&self, files: &[PathBuf], limit: usize) -> Vec<Record> {
@@ -118,8 +124,7 @@ impl Set {
                     records.push(Record { outcome, origin: Origin::Row(row) });
                 }
             } else {
-                let lines = BufReader::with_capacity(1 << 20, open(path)).split(b'\n').map(Result::unwrap);
-                for line in lines.filter(|line| !line.is_empty()).take(left) {
+                for line in lines_of(path).take(left) {
                     let outcome = match std::str::from_utf8(&line).map(|text| (text, serde_json::from_str(text))) {
                         Ok((line, Ok(json))) => (self.judge)(&Fields { json, line }),
                         Ok((_, Err(_))) => Outcome::Letter("decode/invalid_json"),

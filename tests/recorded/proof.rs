@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use super::fold::{Event, Outcome, Row, Table};
-use super::input::{Record, Set};
+use super::input::{Record, Set, lines_of};
 use crate::support::drive::Bench;
 use crate::support::outcome::{Epoch, Letter, epochs, letters, rows};
 use crate::support::value::Value;
@@ -23,6 +23,8 @@ pub(crate) struct Plan<'a> {
     /// Files and records at most.
     pub(crate) files: usize,
     pub(crate) limit: usize,
+    /// How often a part of the records is put and drained: at least so many epochs there are.
+    pub(crate) rounds: usize,
     pub(crate) lateness: &'a str,
     pub(crate) disorder_us: i64,
 }
@@ -41,13 +43,37 @@ impl Plan<'_> {
         for table in &self.set.tables {
             bench = bench.with(&format!("gold.{}.window.allowed_lateness={}", table.name, self.lateness));
         }
-        let mut arguments: Vec<OsString> = ["put", "--limit"].map(OsString::from).to_vec();
-        arguments.push(self.limit.to_string().into());
-        arguments.extend(self.set.put.iter().map(OsString::from));
-        arguments.extend(self.files().into_iter().map(OsString::from));
-        bench.good(&arguments);
-        bench.drain_and_audit();
+        let parts = if self.rounds == 1 { vec![self.files()] } else { self.parts(&bench) };
+        for files in parts {
+            let mut arguments: Vec<OsString> = ["put", "--limit"].map(OsString::from).to_vec();
+            arguments.push(self.limit.to_string().into());
+            arguments.extend(self.set.put.iter().map(OsString::from));
+            arguments.extend(files.into_iter().map(OsString::from));
+            bench.good(&arguments);
+            bench.good(&["run", "--drain"]);
+        }
+        bench.audit();
         bench
+    }
+
+    /// The lines of all files, dealt out to as many files as there are rounds.
+    fn parts(&self, bench: &Bench) -> Vec<Vec<PathBuf>> {
+        let (mut header, mut lines) = (None, Vec::new());
+        let csv = self.set.files[0].to_string_lossy().contains(".csv");
+        for file in self.files() {
+            let mut read = lines_of(&file);
+            header = if csv { read.next() } else { None };
+            lines.extend(read);
+        }
+        lines.truncate(self.limit);
+        let size = lines.len().div_ceil(self.rounds);
+        let parts = lines.chunks(size).enumerate();
+        parts
+            .map(|(at, lines)| {
+                let lines: Vec<&[u8]> = header.iter().chain(lines).map(Vec::as_slice).collect();
+                vec![bench.write(&format!("part-{at}.{}", if csv { "csv" } else { "ndjson" }), &lines.join(&b'\n'))]
+            })
+            .collect()
     }
 }
 
@@ -139,23 +165,21 @@ pub(crate) fn letters_follow_from_the_epochs(plan: &Plan<'_>, bench: Bench) -> u
 }
 
 /// Which epoch each record belongs to, after a look at the epochs themselves: no gap, and every bound is what its epoch opened
-/// with, or stands behind an event of it. (It may be an earlier one than the largest: the next epoch opens before all of this one
-/// is decoded.)
+/// with, or stands behind an event up to it. (Not always behind the latest: the next epoch opens before all of this one is
+/// decoded.)
 fn cuts<'a>(plan: &Plan<'_>, records: &[Record], epochs: &'a [Epoch]) -> Vec<&'a Epoch> {
     assert!(epochs.len() > 3, "{} epochs are too few to see a bound at work", epochs.len());
-    let (mut of, mut bound) = (Vec::new(), i64::MIN);
+    let (mut of, mut bound, mut bounds) = (Vec::new(), i64::MIN, BTreeSet::new());
     for (at, epoch) in epochs.iter().enumerate() {
         assert_eq!((epoch.number, epoch.from), (at as u64 + 1, of.len() as u64), "{epoch:?}");
         assert_eq!(epoch.bound_opened, bound, "{epoch:?}");
         let from = of.len();
         of.resize(usize::try_from(epoch.to).unwrap(), epoch);
-        let known = epoch.bound_committed > bound
-            && records[from..of.len()].iter().any(|record| match &record.outcome {
-                Outcome::Event(Event { time_us, .. }) | Outcome::Filtered(time_us) => {
-                    epoch.bound_committed == time_us - plan.disorder_us
-                }
-                Outcome::Letter(_) => false,
-            });
+        bounds.extend(records[from..of.len()].iter().filter_map(|record| match &record.outcome {
+            Outcome::Event(Event { time_us, .. }) | Outcome::Filtered(time_us) => Some(time_us - plan.disorder_us),
+            Outcome::Letter(_) => None,
+        }));
+        let known = epoch.bound_committed > bound && bounds.contains(&epoch.bound_committed);
         assert!(known || epoch.bound_committed == bound, "{epoch:?}");
         bound = epoch.bound_committed;
     }

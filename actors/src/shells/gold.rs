@@ -154,17 +154,24 @@ struct Loaded {
 }
 
 async fn load(parts: &GoldParts) -> Result<Loaded> {
+    let shards = chains(parts).await?;
+    // After the chains: what was collected out of them meanwhile is in the bases that these rows name.
     let mut windows = Vec::new();
     for table in parts.engine.tables() {
         windows.extend(parts.rows.windows(&table.name).await?);
     }
     sweep(parts, &windows).await?;
+    Ok(Loaded { windows, shards })
+}
+
+/// Every shard's row and its epochs, newest first.
+async fn chains(parts: &GoldParts) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
     let mut shards = Vec::new();
     for row in parts.rows.shards().await? {
         let chain = history::chain(parts.blobs.as_ref(), &row, 0).await?;
         shards.push((row, chain));
     }
-    Ok(Loaded { windows, shards })
+    Ok(shards)
 }
 
 /// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been
@@ -271,16 +278,8 @@ impl GoldActor {
     /// Reads from the rows what notices did not tell.
     fn refresh(&mut self, ctx: &mut Context<Self>) {
         let parts = self.parts.clone();
-        let known: Vec<_> = self.parts.engine.tables().iter().map(|table| table.name.clone()).collect();
-        tracing::debug!(tables = known.len(), "gold reads the rows");
-        self.spawn(ctx, async move {
-            let mut shards = Vec::new();
-            for row in parts.rows.shards().await? {
-                let chain = history::chain(parts.blobs.as_ref(), &row, 0).await?;
-                shards.push((row, chain));
-            }
-            Ok(Done::Refreshed(shards))
-        });
+        tracing::debug!("gold reads the rows");
+        self.spawn(ctx, async move { Ok(Done::Refreshed(chains(&parts).await?)) });
     }
 
     fn work(&mut self, work: GoldWork, ctx: &mut Context<Self>) {

@@ -142,6 +142,10 @@ pub(crate) struct Swarm {
     pub(crate) stall: u64,
     pub(crate) panic: u64,
     pub(crate) crash: u64,
+    /// No crash before this operation: or few processes would come far.
+    pub(crate) crash_from: u64,
+    /// This kind of operation fails ten times as often as the others.
+    pub(crate) focus: Option<Op>,
     /// Faults end with this operation: from then on everything must come right.
     pub(crate) until: u64,
 }
@@ -151,7 +155,9 @@ impl Swarm {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let mut rate = |most: u64| if rng.below(2) == 0 { 0 } else { 1 + rng.below(most) };
         let (before, after, twice) = (rate(400), rate(400), rate(200));
-        Self { before, after, twice, stall: rate(200), panic: rate(60), crash: rate(60), until: 0 }
+        let (stall, panic, crash) = (rate(200), rate(60), rate(150));
+        let focus = Some(OPS[rng.below(OPS.len() as u64) as usize]);
+        Self { before, after, twice, stall, panic, crash, crash_from: rng.below(500), focus, until: 0 }
     }
 }
 
@@ -271,23 +277,26 @@ impl Planner {
             let hit = self.plan.nth.iter().find(|(kind, from, times, _)| *kind == op && (*from..*from + *times).contains(&nth));
             hit.map(|(_, _, _, act)| *act)
         });
-        let act = planned.unwrap_or_else(|| self.chance(index));
+        let act = planned.unwrap_or_else(|| self.chance(index, op));
         (index, latency, act)
     }
 
-    fn chance(&mut self, index: u64) -> Act {
+    fn chance(&mut self, index: u64, op: Op) -> Act {
         let Some(swarm) = self.plan.swarm.clone().filter(|swarm| index < swarm.until) else { return Act::Go };
-        if self.rng.chance(swarm.before) {
+        let often = if swarm.focus == Some(op) { 10 } else { 1 };
+        if self.rng.chance(often * swarm.before) {
             Act::ErrBefore
-        } else if self.rng.chance(swarm.after) {
+        } else if self.rng.chance(often * swarm.after) {
             Act::ErrAfter
-        } else if self.rng.chance(swarm.twice) {
+        } else if self.rng.chance(often * swarm.twice) {
             Act::Twice
         } else if self.rng.chance(swarm.stall) {
             Act::Stall(Duration::from_millis(1 + self.rng.below(20_000)))
-        } else if self.rng.chance(swarm.panic) {
-            Act::Panic
-        } else if self.rng.chance(swarm.crash) {
+        } else if self.rng.chance(often * swarm.panic) {
+            // A panic where `run` itself asks is the end of the process.
+            let of_run = matches!(op, Op::StreamShards | Op::RowsShards | Op::RowCreate);
+            if of_run { Act::CrashBefore } else { Act::Panic }
+        } else if index >= swarm.crash_from && self.rng.chance(often * swarm.crash) {
             [Act::CrashBefore, Act::CrashAfter, Act::CrashLate][self.rng.below(3) as usize]
         } else {
             Act::Go

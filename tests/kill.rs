@@ -8,9 +8,9 @@ use super::support::process::Ran;
 use super::support::site::{Evidence, Site};
 
 /// Events of a run that is killed once.
-const FEW: u64 = 4_000;
+const FEW: u64 = 2_500;
 /// Events of a run that is killed again and again, and must have something left to read every time.
-const MANY: u64 = 20_000;
+const MANY: u64 = 14_000;
 
 /// The tables of an uninterrupted run over [`FEW`] events.
 fn few() -> &'static Evidence {

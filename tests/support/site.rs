@@ -148,6 +148,7 @@ impl Site {
     }
 
     /// Drains with this crash point set and expects the process to die of it.
+    #[cfg_attr(not(debug_assertions), allow(dead_code, reason = "release builds have no crash points"))]
     pub(crate) fn crash(&self, point: &str) {
         let mut command = self.command(&["run", "--drain"]);
         command.env("SLUICEBOX_CRASH", point);

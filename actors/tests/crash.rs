@@ -116,6 +116,14 @@ fn a_process_that_wakes_up_after_another_took_over_is_fenced_and_changes_nothing
     }
 }
 
+/// Somebody else takes the first shard's lease.
+fn take_away(store: &std::sync::Mutex<crate::world::store::Store>) {
+    let mut store = crate::world::sim::lock(store);
+    let row = store.rows.values_mut().next().expect("a row");
+    row.lease_epoch += 1;
+    row.owner = "somebody else".to_owned();
+}
+
 #[test]
 fn a_fenced_generation_ends_and_its_shard_is_taken_again() {
     let sim = filled(23, 1, 60);
@@ -124,11 +132,7 @@ fn a_fenced_generation_ends_and_its_shard_is_taken_again() {
         Box::new(|hands| {
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                let mut store = crate::world::sim::lock(&hands.store);
-                let row = store.rows.values_mut().next().expect("a row");
-                row.lease_epoch += 1;
-                row.owner = "somebody else".to_owned();
-                drop(store);
+                take_away(&hands.store);
                 std::future::pending::<()>().await;
             })
         }),

@@ -75,6 +75,21 @@ fn an_operation_that_arrives_after_its_process_has_died_changes_nothing() {
 }
 
 #[test]
+fn a_deletion_that_arrives_while_the_next_process_reads_its_chains_is_no_damage() {
+    let deletions = small().drain().counts[&Op::BlobDelete];
+    assert!(deletions > 2, "{deletions}");
+    for nth in 0..deletions {
+        for late_at in 5..50 {
+            let sim = small();
+            sim.run(Plan { seed: 77, ..Plan::nth(Op::BlobDelete, nth, Act::CrashLate) });
+            sim.run(Plan { seed: 78, late_at, ..Plan::default() }).good();
+            let wrong = sim.wrong(&[]);
+            assert!(wrong.is_empty(), "{nth}, arrives at {late_at}: {wrong:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_crash_anywhere_around_a_split_and_a_merge_loses_and_doubles_nothing() {
     sweep(lineage, &[Act::CrashBefore, Act::CrashAfter], 5);
 }

@@ -75,6 +75,21 @@ fn an_operation_that_arrives_after_its_process_has_died_changes_nothing() {
 }
 
 #[test]
+fn a_deletion_that_arrives_while_the_next_process_reads_its_chains_is_no_damage() {
+    let deletions = small().drain().counts[&Op::BlobDelete];
+    assert!(deletions > 2, "{deletions}");
+    for nth in 0..deletions {
+        for late_at in 5..50 {
+            let sim = small();
+            sim.run(Plan { seed: 77, ..Plan::nth(Op::BlobDelete, nth, Act::CrashLate) });
+            sim.run(Plan { seed: 78, late_at, ..Plan::default() }).good();
+            let wrong = sim.wrong(&[]);
+            assert!(wrong.is_empty(), "{nth}, arrives at {late_at}: {wrong:#?}");
+        }
+    }
+}
+
+#[test]
 fn a_crash_anywhere_around_a_split_and_a_merge_loses_and_doubles_nothing() {
     sweep(lineage, &[Act::CrashBefore, Act::CrashAfter], 5);
 }
@@ -116,6 +131,14 @@ fn a_process_that_wakes_up_after_another_took_over_is_fenced_and_changes_nothing
     }
 }
 
+/// Somebody else takes the first shard's lease.
+fn take_away(store: &std::sync::Mutex<crate::world::store::Store>) {
+    let mut store = crate::world::sim::lock(store);
+    let row = store.rows.values_mut().next().expect("a row");
+    row.lease_epoch += 1;
+    row.owner = "somebody else".to_owned();
+}
+
 #[test]
 fn a_fenced_generation_ends_and_its_shard_is_taken_again() {
     let sim = filled(23, 1, 60);
@@ -124,11 +147,7 @@ fn a_fenced_generation_ends_and_its_shard_is_taken_again() {
         Box::new(|hands| {
             Box::pin(async move {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                let mut store = crate::world::sim::lock(&hands.store);
-                let row = store.rows.values_mut().next().expect("a row");
-                row.lease_epoch += 1;
-                row.owner = "somebody else".to_owned();
-                drop(store);
+                take_away(&hands.store);
                 std::future::pending::<()>().await;
             })
         }),

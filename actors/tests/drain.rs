@@ -2,6 +2,7 @@
 
 use crate::world::plan::{Plan, Rng};
 use crate::world::sim::Sim;
+use crate::world::truth::{SECOND, T0};
 
 /// A seeded world of so many shards with so many records each.
 pub(crate) fn filled(seed: u64, shards: usize, records: u64) -> Sim {
@@ -36,6 +37,29 @@ fn four_shards_give_the_references_gold() {
     sim.drain();
     sim.assert_complete();
     sim.assert_tidy();
+}
+
+#[test]
+fn gold_is_the_same_however_the_stream_is_cut_and_spread() {
+    // Nothing is too late here, so that no cut can show in Gold.
+    let run = |parallelism: usize, commit_size: u64, records: usize, latency_ms: u64| {
+        let mut sim = Sim::new(5, 2);
+        let mut rng = Rng(5);
+        for n in 0..240 {
+            let event = T0 + n * 40 * SECOND + (rng.below(9) as i64 - 8) * SECOND;
+            sim.event(n as usize % 2, event + SECOND, &format!("key-{}", n % 7), event, n);
+        }
+        (sim.config.parallelism, sim.config.shard.commit_size, sim.config.fetch.records) = (parallelism, commit_size, records);
+        sim.run(Plan { latency_ms, ..Plan::default() }).good();
+        sim.assert_complete();
+        sim.gold()
+    };
+    let one = run(1, 1 << 20, 500, 4);
+    assert!(one.len() > 15);
+    for (parallelism, commit_size, records, latency_ms) in [(3, 1 << 20, 500, 4), (1, 50, 3, 40), (3, 200, 7, 0), (10, 60, 5, 90)]
+    {
+        assert_eq!(run(parallelism, commit_size, records, latency_ms), one);
+    }
 }
 
 #[test]

@@ -159,6 +159,37 @@ fn a_shard_that_splits_while_it_is_read_hands_over_to_its_children() {
 }
 
 #[test]
+fn a_fault_that_does_not_heal_gives_its_shard_up_at_once() {
+    for kind in [Kind::Corrupt, Kind::Config] {
+        let sim = filled(51, 2, 40);
+        let ran = sim.run(Plan::nth(Op::BlobPut, 3, Act::Fail(kind)));
+        let lost = lost(&ran);
+        assert_eq!((lost.len(), lost[0].1.kind()), (1, kind));
+        assert_eq!(ran.board.get(&lost[0].0).expect("known").restarts, 0);
+        sim.assert_complete_but(&[lost[0].0.clone()]);
+    }
+}
+
+#[test]
+fn a_stream_that_refuses_for_good_refuses_the_run() {
+    let sim = filled(52, 1, 10);
+    let ran = sim.run(Plan::nth(Op::StreamShards, 0, Act::Fail(Kind::Config)));
+    assert!(matches!(&ran.end, End::Refused(fault) if fault.kind() == Kind::Config), "{:?}", ran.end);
+    assert!(sim.store().rows.is_empty());
+}
+
+#[test]
+fn gold_that_meets_damage_is_given_up_and_told_and_the_shards_go_on() {
+    let sim = filled(53, 2, 40);
+    let ran = sim.run(Plan::nth(Op::GoldPublish, 0, Act::Fail(Kind::Corrupt)));
+    let End::Ended(outcome) = &ran.end else { panic!("{:?}", ran.end) };
+    assert!(outcome.lost.is_empty() && outcome.gold.as_ref().is_some_and(|fault| fault.kind() == Kind::Corrupt), "{outcome:?}");
+    // Looked at by a person, started again: nothing is missing.
+    sim.drain();
+    sim.assert_complete();
+}
+
+#[test]
 fn a_quarantined_shard_does_not_end_a_service() {
     let mut sim = filled(50, 2, 30);
     sim.config.restart = STRICT;

@@ -111,7 +111,8 @@ impl Store {
                     .filter_map(|output| self.visible.get(&output.path).or_else(|| self.staged.get(&output.staged)))
                     .flat_map(|file| file.lines.iter().cloned())
                     .collect();
-                (expected.sort(), mine.sort());
+                expected.sort();
+                mine.sort();
                 self.rule(mine == expected, || format!("{shard}/{epoch}: {class:?} holds {mine:?} but must hold {expected:?}"));
             }
         }

@@ -212,11 +212,6 @@ impl Plan {
         Self { nth: vec![(op, nth, times, act)], ..Self::default() }
     }
 
-    pub(crate) fn and(mut self, op: Op, nth: u64, act: Act) -> Self {
-        self.nth.push((op, nth, 1, act));
-        self
-    }
-
     pub(crate) fn flawed(flaw: Flaw) -> Self {
         Self { flaw: Some(flaw), ..Self::default() }
     }

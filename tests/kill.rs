@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use sluicebox_actors::toolkit::crash::POINTS;
 
-use super::support::process::{Ran, until};
+use super::support::process::Ran;
 use super::support::site::{Evidence, Site};
 
 /// Events of a run that is killed once.
@@ -29,8 +29,8 @@ fn ten_times_killed_after_a_commit_and_before_the_end_the_tables_are_those_of_a_
             site.crash(&format!("commit.after_swap:{}", round + 1));
             assert!(site.invisible() > 0, "round {round}: everything was visible");
         } else {
-            let running = site.start("killed", &["run"]);
-            until("a new commit", || (site.commits() > before + round).then_some(()));
+            let mut running = site.start("killed", &["run"]);
+            running.until("a new commit", || (site.commits() > before + round).then_some(()));
             running.kill();
         }
         assert!(site.commits() > before, "round {round}: no new commit");
@@ -46,7 +46,8 @@ fn crash_at(layers: &[&str]) {
     for (point, leaves) in points {
         let site = Site::with_events(FEW);
         if layer(point) == "takeover" {
-            // Something must be there to take over: epochs, outputs that are not visible, staged files of an epoch that never was.
+            // Something must be there to take over: epochs, outputs that are not visible, staged files of an epoch that never
+            // was.
             site.crash("commit.after_swap:8");
         }
         // The second time, where there is one: the first has left its traces by then.

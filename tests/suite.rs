@@ -21,10 +21,14 @@ mod read {
     mod support;
     mod teeth;
 }
+mod recorded;
 mod settings;
 mod side_by_side;
 mod support {
+    pub(crate) mod drive;
+    pub(crate) mod outcome;
     pub(crate) mod process;
     pub(crate) mod site;
+    pub(crate) mod value;
 }
 mod tidy;

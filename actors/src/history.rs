@@ -29,7 +29,8 @@ pub struct Taken {
     pub published: usize,
 }
 
-/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new start.
+/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new
+/// start.
 pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, shard: &ShardId, owner: &str) -> Result<Taken> {
     let row = raise_lease(rows, shard, owner).await?;
     crash::pass("takeover.after_lease");
@@ -54,9 +55,10 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
     }
     outputs.discard_staged(permit, shard, &[]).await?;
     crash::pass("takeover.after_discard");
-    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher.
+    // Objects of epochs that never became true: their owner's swap can't be won any more, the lease is higher. Not those of a
+    // higher lease than ours: then it is us who have been overtaken since.
     for key in blobs.list(&prefix(shard)).await? {
-        if epoch_of(&key).is_some_and(|epoch| epoch > row.epoch) {
+        if epoch_and_lease(&key).is_some_and(|(epoch, lease)| epoch > row.epoch && lease < row.lease_epoch) {
             blobs.delete(&key).await?;
         }
     }
@@ -64,6 +66,7 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
 }
 
 async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<ShardRow> {
+    let mut unanswered = None;
     for _ in 0..TAKE_TRIES {
         let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
         let mut taken = row.clone();
@@ -81,14 +84,14 @@ async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<Sh
             // Unknown: the row tells whether it was us.
             Err(fault) => match rows.shard(shard).await? {
                 Some(now) if now == taken => return Ok(taken),
-                Some(now) if now.fence() == row.fence() => {
-                    tracing::debug!(%shard, %fault, "lease CAS did not arrive, trying again")
-                }
+                // It did not arrive: tried again.
+                Some(now) if now.fence() == row.fence() => unanswered = Some(fault),
                 Some(_) | None => return Err(Fault::fenced(format!("{shard} was taken by somebody else"))),
             },
         }
     }
-    Err(Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken")))
+    // A store that can't write is not a rival: what it said is what a person must read.
+    Err(unanswered.unwrap_or_else(|| Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken"))))
 }
 
 /// A child opens with the minimum of what its parents committed.
@@ -172,5 +175,11 @@ pub fn prefix(shard: &ShardId) -> String {
 
 /// The epoch number in an object's key.
 pub fn epoch_of(key: &str) -> Option<u64> {
-    key.rsplit('/').next()?.split('-').next()?.parse().ok()
+    epoch_and_lease(key).map(|(epoch, _)| epoch)
+}
+
+/// The epoch number and the lease in an object's key.
+fn epoch_and_lease(key: &str) -> Option<(u64, u64)> {
+    let mut numbers = key.rsplit('/').next()?.split('-').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
 }

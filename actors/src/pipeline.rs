@@ -1,39 +1,34 @@
-//! The pipeline: one supervised generation of actors per shard, and Gold beside them.
+//! The pipeline: every shard under its supervisor, and Gold beside them.
 //!
-//! Owns: wiring, who restarts after what, blocked and ended shards, draining and stopping. It is the only file that knows every
-//! actor. Does not own: decisions inside a generation (machines), the process (src/run).
+//! Owns: which shards run, rows of new shards, draining and stopping. Does not own: one shard's generations (supervisor), the
+//! actors of a generation (wiring), the process (src/run).
+
+mod supervisor;
+mod wiring;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Addr, Message, Recipient};
 use tokio::sync::{mpsc, watch};
 
-use crate::history::{Taken, take_over};
-use crate::machines::barrier::Inlet;
-use crate::machines::commit::{CommitConfig, CommitMachine, History};
-use crate::machines::partition::PartitionMachine;
-use crate::machines::restart::{RestartConfig, Restarts, Verdict};
-use crate::machines::shard::{Opening, ShardConfig, ShardMachine};
-use crate::model::fault::{Fault, Kind, Result};
+use self::supervisor::Supervisor;
+use crate::machines::restart::RestartConfig;
+use crate::machines::shard::ShardConfig;
+use crate::model::fault::{Fault, Result};
 use crate::model::letter::Postmark;
 use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState};
 use crate::model::window::Bound;
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
-use crate::shells::commit::{CommitActor, retrying};
-use crate::shells::dlq::DlqActor;
+use crate::shells::commit::retrying;
 use crate::shells::gold::{self, GoldConfig};
-use crate::shells::message::{NewEpoch, Stop};
-use crate::shells::partition::PartitionActor;
-use crate::shells::shard::{FetchLimits, ShardActor};
-use crate::shells::writer::WriterActor;
+use crate::shells::message::NewEpoch;
+use crate::shells::shard::FetchLimits;
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::crash;
-use crate::toolkit::credit::Budget;
-use crate::toolkit::outlet::{Door, Notices, Numbering, Outlet};
-use crate::toolkit::spawn::{Exit, Generation, Place, panic_of, spawn_watched, spawn_watched_with, turns_true};
+use crate::toolkit::outlet::Door;
+use crate::toolkit::spawn::Place;
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -241,319 +236,6 @@ fn may_open(parts: &Parts, row: &ShardRow, rows: &[ShardRow]) -> bool {
                 ShardState::Drained | ShardState::Retired => true,
                 ShardState::Blocked | ShardState::Open => false,
             })
-        }
-    }
-}
-
-/// One shard, generation after generation.
-struct Supervisor {
-    parts: Parts,
-    places: Places,
-    index: usize,
-    shard: ShardId,
-    door: Door<NewEpoch>,
-}
-
-impl Supervisor {
-    /// Ok when the shard has ended as it should; Err when it was given up.
-    async fn supervise(self: Arc<Self>, mut stop: watch::Receiver<bool>, finish: watch::Receiver<bool>) -> Result<()> {
-        let mut restarts = Restarts::new(self.parts.config.restart);
-        let mut committed = 0;
-        for number in 1.. {
-            // In a task of its own: a panic while the shard is taken over must not end its supervisor.
-            let ended = actix::spawn(self.clone().generation(number, stop.clone(), finish.clone())).await;
-            let ended = ended.unwrap_or_else(|error| {
-                let text = panic_of(error).unwrap_or_else(|| "aborted".to_owned());
-                Ok(("takeover", Exit::Panicked(text)))
-            });
-            let epoch = self.parts.board.get(&self.shard).map_or(0, |live| live.epoch);
-            if epoch > committed {
-                committed = epoch;
-                restarts.progressed();
-            }
-            let fault = match ended {
-                Ok((_, Exit::Finished)) => {
-                    self.parts.board.update(&self.shard, |live| live.life = Life::Finished);
-                    return Ok(());
-                }
-                Ok((actor, Exit::Fenced(fault) | Exit::Failed(fault))) => {
-                    tracing::error!(shard = %self.shard, actor, generation = number, kind = ?fault.kind(), %fault, "generation ended");
-                    fault
-                }
-                Ok((actor, Exit::Panicked(text))) => {
-                    tracing::error!(shard = %self.shard, actor, generation = number, "generation ended by a panic: {text}");
-                    Fault::bug(format!("{actor} panicked: {text}"))
-                }
-                Ok((actor, Exit::Dismissed)) => Fault::bug(format!("{actor} ended without a reason")),
-                Err(fault) => {
-                    tracing::error!(shard = %self.shard, generation = number, kind = ?fault.kind(), %fault, "generation did not start");
-                    fault
-                }
-            };
-            self.parts.board.update(&self.shard, |live| live.last_fault = Some(fault.to_string()));
-            let pause = self.give_up(fault, &mut restarts)?;
-            tokio::select! {
-                biased;
-                () = turns_true(&mut stop) => return Ok(()),
-                () = tokio::time::sleep(pause) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// What a fault obliges: some are final, the others are waited out within the restart policy.
-    fn give_up(&self, fault: Fault, restarts: &mut Restarts) -> Result<Duration> {
-        let random = self.parts.clock.random();
-        let verdict = match fault.kind() {
-            // A record's fault that stops the shard is the breaker; a person's settings and damaged state do not heal by waiting.
-            Kind::Poison | Kind::Config | Kind::Corrupt => {
-                let life = if fault.kind() == Kind::Poison { Life::Tripped } else { Life::Quarantined };
-                self.parts.board.update(&self.shard, |live| live.life = life);
-                let alert = if life == Life::Tripped { "breaker" } else { "quarantine" };
-                tracing::error!(alert, shard = %self.shard, %fault, "shard given up");
-                return Err(fault);
-            }
-            Kind::Retry => Verdict::Restart { after_us: restarts.waited(random) },
-            Kind::Fenced | Kind::Bug => restarts.failed(self.parts.clock.now_us(), random),
-        };
-        match verdict {
-            Verdict::Quarantine => {
-                self.parts.board.update(&self.shard, |live| live.life = Life::Quarantined);
-                tracing::error!(alert = "quarantine", shard = %self.shard, %fault, "shard given up after too many restarts");
-                Err(fault)
-            }
-            Verdict::Restart { after_us } => {
-                self.parts.board.update(&self.shard, |live| {
-                    live.life = Life::Restarting;
-                    live.restarts = restarts.total();
-                });
-                Ok(Duration::from_micros(after_us.unsigned_abs()))
-            }
-        }
-    }
-
-    /// Takes the shard over and runs one generation to its end.
-    async fn generation(
-        self: Arc<Self>,
-        number: u64,
-        mut stop: watch::Receiver<bool>,
-        mut finish: watch::Receiver<bool>,
-    ) -> Result<(&'static str, Exit)> {
-        let parts = &self.parts;
-        parts.board.update(&self.shard, |live| {
-            live.life = if number == 1 { Life::Starting } else { Life::Restarting };
-            live.quiet = false;
-            // Failing is not idle: the others may not pass this shard while nobody reads it.
-            live.idle = false;
-        });
-        let owner = &parts.config.owner;
-        let taken = take_over(parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref(), &self.shard, owner).await?;
-        tracing::info!(shard = %self.shard, generation = number, lease = taken.row.lease_epoch, after = %taken.row.position, "shard taken");
-        parts.board.update(&self.shard, |live| {
-            live.life = Life::Running;
-            live.epoch = taken.row.epoch;
-            live.bound = Some(taken.row.bound);
-            live.committed = taken.row.position;
-            live.had_records = taken.history.last_arrival_us.is_some();
-            live.totals = taken.history.totals.clone();
-        });
-        if taken.row.state == ShardState::Drained {
-            return Ok(("takeover", Exit::Finished));
-        }
-        let (generation, watch) = Generation::new(number);
-        let shard = self.wire(taken, &generation)?;
-        // The watch waits until nobody holds the generation any more: from here on only its actors do.
-        drop(generation);
-        let ended = watch.ended();
-        tokio::pin!(ended);
-        tokio::select! {
-            biased;
-            exit = &mut ended => return Ok(exit),
-            () = turns_true(&mut stop) => shard.tell(Stop),
-            () = turns_true(&mut finish) => shard.tell(Stop),
-        }
-        Ok(ended.await)
-    }
-
-    /// Builds the actors of one generation, downstream first: each needs the address of the next.
-    fn wire(&self, taken: Taken, generation: &Generation) -> Result<Notices<ShardActor>> {
-        let config = &self.parts.config;
-        let Taken { row, history, .. } = taken;
-        let budget = Budget::new(config.in_flight);
-        let machine = ShardMachine::new(
-            config.shard.clone(),
-            row.epoch,
-            row.position,
-            row.bound,
-            history.last_arrival_us,
-            history.max_event_us,
-            self.parts.clock.now_us(),
-        );
-        let capacity = budget.messages_max() * (config.parallelism + 1);
-        // The shard's address is needed by those below it: its mailbox exists before it does.
-        let (sender, receiver) = actix::dev::channel::channel::<ShardActor>(capacity);
-        let shard = Notices::new(actix::Addr::new(sender));
-        let wiring = Wiring {
-            supervisor: self,
-            generation,
-            opening: machine.opening(),
-            lease_epoch: row.lease_epoch,
-            budget,
-            capacity,
-            shard: shard.clone(),
-        };
-        let commit = wiring.commit(row, history);
-        let writer = wiring.writer(&commit);
-        let dlq = wiring.dlq(&commit);
-        let partitions = (0..config.parallelism)
-            .map(|partition| wiring.partition(partition, &writer, &dlq, &commit))
-            .collect::<Result<Vec<_>>>()?;
-        let actor = wiring.shard(machine, &partitions, &writer, &dlq, &commit);
-        spawn_watched_with(&Place::Here, generation, "shard", receiver, move || actor);
-        Ok(shard)
-    }
-}
-
-/// What all actors of one generation are built from.
-struct Wiring<'a> {
-    supervisor: &'a Supervisor,
-    generation: &'a Generation,
-    opening: Opening,
-    lease_epoch: u64,
-    budget: Budget,
-    capacity: usize,
-    shard: Notices<ShardActor>,
-}
-
-impl Wiring<'_> {
-    fn outlet<M>(&self, to: Recipient<M>, from: &'static str, input: usize, numbering: &Numbering) -> Outlet<M>
-    where
-        M: Message + Send + 'static,
-        M::Result: Send,
-    {
-        Outlet::new(to, self.generation.clone(), from, input, numbering.clone())
-    }
-
-    fn inlet(&self, inputs: usize) -> Inlet {
-        Inlet::new(self.generation.number(), inputs, self.opening.epoch)
-    }
-
-    /// Actors that compute share the threads; a shard's writer sits beside, not behind, its first partition.
-    fn place(&self, offset: usize) -> Place {
-        self.supervisor.places.get(self.supervisor.index + offset)
-    }
-
-    fn commit(&self, row: ShardRow, history: History) -> Addr<CommitActor> {
-        let Parts { config, engine, rows, blobs, outputs, clock, board, .. } = &self.supervisor.parts;
-        let commit_config = CommitConfig {
-            pipeline: config.pipeline.clone(),
-            fingerprint: config.postmark.fingerprint.to_string(),
-            bronze_on: config.bronze_on,
-            partitions: config.parallelism,
-            tables: engine.tables().to_vec(),
-        };
-        let actor = CommitActor {
-            shard_id: row.shard.clone(),
-            machine: CommitMachine::new(commit_config, row, history),
-            generation: self.generation.clone(),
-            rows: rows.clone(),
-            blobs: blobs.clone(),
-            outputs: outputs.clone(),
-            clock: clock.clone(),
-            board: board.clone(),
-            shard: self.shard.clone(),
-            gold: self.supervisor.door.clone(),
-        };
-        spawn_watched(&Place::Here, self.generation, "commit", self.capacity, move || actor)
-    }
-
-    fn writer(&self, commit: &Addr<CommitActor>) -> Addr<WriterActor> {
-        let parts = &self.supervisor.parts;
-        let actor = WriterActor {
-            shard: self.supervisor.shard.clone(),
-            lease_epoch: self.lease_epoch,
-            inlet: self.inlet(parts.config.parallelism + 1),
-            generation: self.generation.clone(),
-            outputs: parts.outputs.clone(),
-            budget: self.budget.total(),
-            open: BTreeMap::new(),
-            staged: self.outlet(commit.clone().recipient(), "writer", 0, &Numbering::default()),
-        };
-        spawn_watched(&self.place(1), self.generation, "writer", self.capacity, move || actor)
-    }
-
-    fn dlq(&self, commit: &Addr<CommitActor>) -> Addr<DlqActor> {
-        let parts = &self.supervisor.parts;
-        let actor = DlqActor {
-            shard: self.supervisor.shard.clone(),
-            lease_epoch: self.lease_epoch,
-            inlet: self.inlet(parts.config.parallelism + 1),
-            generation: self.generation.clone(),
-            outputs: parts.outputs.clone(),
-            open: BTreeMap::new(),
-            staged: self.outlet(commit.clone().recipient(), "dlq", 0, &Numbering::default()),
-        };
-        spawn_watched(&self.place(1), self.generation, "dlq", self.capacity, move || actor)
-    }
-
-    fn partition(
-        &self,
-        partition: usize,
-        writer: &Addr<WriterActor>,
-        dlq: &Addr<DlqActor>,
-        commit: &Addr<CommitActor>,
-    ) -> Result<Addr<PartitionActor>> {
-        let Parts { config, engine, clock, .. } = &self.supervisor.parts;
-        // One numbering per (sender, receiver): rows and barriers to the writer share it, so do letters and barriers to the dlq.
-        let (to_writer, to_dlq) = (Numbering::default(), Numbering::default());
-        let (from, input) = ("partition", partition + 1);
-        let actor = PartitionActor {
-            machine: PartitionMachine::new(engine.partition()?, engine.tables().to_vec(), config.postmark.clone(), self.opening),
-            inlet: self.inlet(1),
-            generation: self.generation.clone(),
-            clock: clock.clone(),
-            silver: self.outlet(writer.clone().recipient(), from, input, &to_writer),
-            letters: self.outlet(dlq.clone().recipient(), from, input, &to_dlq),
-            barriers: [
-                self.outlet(writer.clone().recipient(), from, input, &to_writer),
-                self.outlet(dlq.clone().recipient(), from, input, &to_dlq),
-            ],
-            cuts: self.outlet(commit.clone().recipient(), from, input, &Numbering::default()),
-            shard: self.shard.clone(),
-        };
-        Ok(spawn_watched(&self.place(partition), self.generation, from, self.capacity, move || actor))
-    }
-
-    fn shard(
-        &self,
-        machine: ShardMachine,
-        partitions: &[Addr<PartitionActor>],
-        writer: &Addr<WriterActor>,
-        dlq: &Addr<DlqActor>,
-        commit: &Addr<CommitActor>,
-    ) -> ShardActor {
-        let Parts { config, stream, clock, board, .. } = &self.supervisor.parts;
-        let (from, to_writer) = ("shard", Numbering::default());
-        let numberings: Vec<Numbering> = partitions.iter().map(|_| Numbering::default()).collect();
-        let below = || partitions.iter().cloned().zip(&numberings);
-        ShardActor {
-            shard: self.supervisor.shard.clone(),
-            machine,
-            stream: stream.clone(),
-            clock: clock.clone(),
-            generation: self.generation.clone(),
-            budget: self.budget.clone(),
-            limits: config.fetch,
-            board: board.clone(),
-            bronze: config.bronze_on.then(|| self.outlet(writer.clone().recipient(), from, 0, &to_writer)),
-            partitions: below().map(|(to, numbering)| self.outlet(to.recipient(), from, 0, numbering)).collect(),
-            partition_barriers: below().map(|(to, numbering)| self.outlet(to.recipient(), from, 0, numbering)).collect(),
-            side_barriers: vec![
-                self.outlet(writer.clone().recipient(), from, 0, &to_writer),
-                self.outlet(dlq.clone().recipient(), from, 0, &Numbering::default()),
-            ],
-            sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
-            credit: None,
         }
     }
 }

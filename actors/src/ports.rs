@@ -250,8 +250,8 @@ pub trait Engine: Send + Sync {
 
 /// The part of the engine that holds state between cuts.
 pub trait PartitionEngine: Send {
-    /// Decodes, checks and projects. `processed_at_us` is the epoch's one `_processed_at`. A fault here is a fault of ours or of the
-    /// world; a record's fault is a [`Rejection`].
+    /// Decodes, checks and projects. `processed_at_us` is the epoch's one `_processed_at`. A fault here is a fault of ours or
+    /// of the world; a record's fault is a [`Rejection`].
     fn decode(&mut self, slice: &RawSlice, processed_at_us: i64) -> Result<Decoded>;
     /// The table's WHERE over Silver rows; `None` = all rows pass.
     fn admit(&mut self, table: usize, silver: &RecordBatch) -> Result<Option<BooleanArray>>;

@@ -60,7 +60,6 @@ fn survive(seed: u64) -> Vec<String> {
 #[test]
 fn hundreds_of_random_worlds_with_random_faults_lose_and_double_nothing() {
     for seed in 0..300 {
-        // A planned panic is one of the three that the process itself doesn't survive: then it is a crash like any other.
         survive(seed);
     }
 }
@@ -72,6 +71,6 @@ fn the_same_seed_gives_the_same_trace_to_the_last_operation() {
         let differs = first.iter().zip(&second).position(|(a, b)| a != b);
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!(first.len(), second.len(), "seed {seed}");
-        assert!(first.len() > 1_000);
+        assert!(first.len() > 300, "seed {seed}: {}", first.len());
     }
 }

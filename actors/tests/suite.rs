@@ -10,8 +10,11 @@ mod world {
     pub(crate) mod truth;
 }
 
+mod collect;
 mod crash;
 mod drain;
 mod faults;
 mod seeds;
+mod supervise;
 mod teeth;
+mod time;

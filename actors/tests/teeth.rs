@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::drain::filled;
 use crate::world::plan::{Act, Flaw, Op, Plan};
 use crate::world::sim::{End, Sim};
+use crate::world::truth::{MINUTE, T0};
 
 fn world() -> Sim {
     let mut sim = filled(31, 2, 60);
@@ -36,8 +37,16 @@ fn wrong_merges_are_noticed() {
 fn wrong_files_are_noticed() {
     noticed_by_the_oracle(Flaw::OutputsForgetToPublish);
     noticed_by_the_oracle(Flaw::FilesLoseARow);
-    noticed_by_the_oracle(Flaw::GoldFilesKeepTheOldest);
     noticed_by_the_oracle(Flaw::LedgerForgets);
+}
+
+#[test]
+fn gold_that_readers_never_see_again_is_noticed() {
+    let sim = world();
+    sim.drain();
+    sim.event(0, T0 + 12 * 60 * MINUTE, "late", T0 + 3 * 60 * MINUTE, 1);
+    assert!(matches!(sim.run(Plan::flawed(Flaw::GoldFilesKeepTheOldest)).end, End::Ended(_)));
+    assert!(!sim.wrong(&[]).is_empty());
 }
 
 #[test]

@@ -9,6 +9,7 @@ use clap::Args;
 
 use super::{CliError, Context, Exit, audit, query};
 use crate::demo_events::DemoEvents;
+use crate::input::json_path::JsonPath;
 use crate::input::put::{self, PutWorld};
 use crate::output::human;
 use crate::progress::{Progress, Unit};
@@ -25,7 +26,8 @@ const MARK: &str = ".sluicebox-demo";
 
 /// Small epochs, so that a stream of seconds shows what one of hours does: bounds that rise, late records, revisions.
 const COMMIT_SIZE: &str = "commit.size=8MiB";
-const GOLD: &str = "SELECT g.window_start, w.status, w.revision, g.\"eventType\", g.events, g.unique_users, g.revenue, g.p95_amount \
+const GOLD: &str = "SELECT g.window_start, w.status, w.revision, g.\"eventType\", g.events, g.unique_users, g.revenue, \
+    g.p95_amount \
     FROM gold_hourly_by_type g JOIN gold_windows w ON w.window_start = g.window_start AND w.\"table\" = 'hourly_by_type' \
     ORDER BY g.window_start, g.\"eventType\"";
 
@@ -95,7 +97,7 @@ fn clear(into: &Path) -> Result<(), CliError> {
 fn make(args: &DemoArgs, settings: &settings::Settings, context: &Context) -> Result<(), CliError> {
     let stream = topology::stream(context.data(), settings, context.clock())?;
     let events = DemoEvents::new(args.seed, args.events, START_US, args.hours * HOUR_US);
-    let key = settings.event.partition_key.as_ref().and_then(|path| path.to_string().parse().ok());
+    let key = settings.event.partition_key.as_ref().map(|path| JsonPath::new(path.segments().to_vec()));
     let clock = context.clock();
     let mut progress = Progress::stderr("make", Unit::Records, Some(args.events), clock.clone());
     let mut world = PutWorld {

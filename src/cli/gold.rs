@@ -52,8 +52,9 @@ pub fn run(args: GoldArgs, context: &Context) -> Result<Exit, CliError> {
 
 fn windows(table: Option<&str>, range: Range) -> String {
     let Some(table) = table else {
-        return "SELECT \"table\", count(*) AS windows, min(window_start) AS first, max(window_end) AS last, sum(on_time) AS on_time, \
-                sum(late) AS late, sum(too_late) AS too_late FROM gold_windows GROUP BY \"table\" ORDER BY \"table\""
+        return "SELECT \"table\", count(*) AS windows, min(window_start) AS first, max(window_end) AS last, \
+                sum(on_time) AS on_time, sum(late) AS late, sum(too_late) AS too_late \
+                FROM gold_windows GROUP BY \"table\" ORDER BY \"table\""
             .to_owned();
     };
     let quoted = table.replace('\'', "''");

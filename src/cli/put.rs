@@ -11,6 +11,7 @@ use clap::Args;
 use super::{CliError, Context, Exit};
 use crate::engine::contract::Contract;
 use crate::input::csv::CsvColumns;
+use crate::input::json_path::JsonPath;
 use crate::input::put::{self, PutOptions, PutWorld};
 use crate::input::reader::{Format, InputOptions};
 use crate::input::{arrival as input, batcher::PutTotals};
@@ -137,7 +138,7 @@ fn options<'a>(
         Arrival::Field(field) => input::Arrival::Field(field.to_string().parse().map_err(usage)?),
     };
     let key = args.partition_key.as_ref().or(loaded.settings.event.partition_key.as_ref());
-    let partition_key = key.map(|path| path.to_string().parse()).transpose().map_err(usage)?;
+    let partition_key = key.map(|path| JsonPath::new(path.segments().to_vec()));
     let csv = CsvColumns { numbers: contract.number_columns().into_iter().collect(), ..CsvColumns::default() };
     let files = if args.files.is_empty() { vec![PathBuf::from("-")] } else { args.files };
     Ok(PutOptions {

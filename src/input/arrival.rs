@@ -1,7 +1,7 @@
 //! When a record of a file is said to have arrived.
 //!
-//! A recorded stream keeps its own lateness only if its arrivals are put with it. A record whose arrival can't be read, or lies in
-//! the future, takes that of its neighbour: one bad record must not move the clock of a shard, which never falls again.
+//! A recorded stream keeps its own lateness only if its arrivals are put with it. A record whose arrival can't be read, or lies
+//! in the future, takes that of its neighbour: one bad record must not move the clock of a shard, which never falls again.
 //!
 //! Owns: reading arrivals and filling the holes. Does not own: event time (the contract), the shard's clock (stream).
 

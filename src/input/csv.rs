@@ -5,8 +5,8 @@
 //! object (another number of cells than the header, broken quoting, not UTF-8) is given as its raw line, so that the pipeline
 //! judges it and keeps it whole.
 //!
-//! Quoting is RFC 4180, strictly: a quote opens a cell only as its first character, and behind the closing quote stands a comma or
-//! the end. So a stray quote costs its own line instead of swallowing the rest of the file.
+//! Quoting is RFC 4180, strictly: a quote opens a cell only as its first character, and behind the closing quote stands a comma
+//! or the end. So a stray quote costs its own line instead of swallowing the rest of the file.
 //!
 //! Owns: the grammar and the translation. Does not own: which columns are numbers (the caller knows the contract).
 

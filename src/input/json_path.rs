@@ -1,6 +1,7 @@
 //! One value out of a JSON text, without parsing the rest.
 //!
-//! Owns: paths like `actor.id` and what counts as a key. Does not own: validity (the contract); a text that isn't JSON has no value.
+//! Owns: paths like `actor.id` and what counts as a key. Does not own: validity (the contract); a text that isn't JSON has no
+//! value.
 
 use bytes::Bytes;
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
@@ -22,6 +23,11 @@ impl std::str::FromStr for JsonPath {
 }
 
 impl JsonPath {
+    /// From member names, outermost first; a name may hold dots.
+    pub fn new(names: Vec<String>) -> Self {
+        Self(names)
+    }
+
     /// The value as it stands in the text.
     pub(super) fn find<'a>(&self, json: &'a [u8]) -> Option<LazyValue<'a>> {
         sonic_rs::get(json, &self.0).ok()

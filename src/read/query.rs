@@ -57,8 +57,8 @@ impl std::fmt::Debug for Answer {
 }
 
 impl Catalog {
-    /// `schemas` are the files' columns by name of the table (`silver`, `gold_hourly_by_type`, …) as the pipeline file makes them;
-    /// a table that is not named there has the columns of its newest files.
+    /// `schemas` are the files' columns by name of the table (`silver`, `gold_hourly_by_type`, …) as the pipeline file makes
+    /// them; a table that is not named there has the columns of its newest files.
     pub fn new(sources: Sources, schemas: Vec<(String, SchemaRef)>) -> Self {
         Self { sources, schemas, memory: MEMORY }
     }

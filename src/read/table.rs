@@ -1,7 +1,7 @@
 //! Tables over published files, as DataFusion sees them.
 //!
-//! [`FileTable`] lists its folder when it is scanned, drops files by their Hive folders and reads each file through one handle, so
-//! it fits files that are replaced while they are read (Gold) and formats that DataFusion is built without. [`LedgerTable`]
+//! [`FileTable`] lists its folder when it is scanned, drops files by their Hive folders and reads each file through one handle,
+//! so it fits files that are replaced while they are read (Gold) and formats that DataFusion is built without. [`LedgerTable`]
 //! walks the chains. Owns: these providers. Does not own: which tables there are (query).
 
 use std::fmt;

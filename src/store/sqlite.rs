@@ -5,6 +5,10 @@
 use rusqlite::ErrorCode;
 use sluicebox_actors::model::fault::{Fault, Kind};
 
+/// What SQLite says when a file of its could not be written, or its index of the write-ahead log not be made longer: a full disk
+/// as often as a broken one.
+const IOERR_WRITE: i32 = 10 | (3 << 8);
+const IOERR_SHMSIZE: i32 = 10 | (19 << 8);
 /// What SQLite says when a sync of its file failed.
 const IOERR_FSYNC: i32 = 10 | (4 << 8);
 const IOERR_DIR_FSYNC: i32 = 10 | (5 << 8);
@@ -16,8 +20,12 @@ pub(crate) fn fault(doing: &str, error: &rusqlite::Error) -> Fault {
         let message = format!("{doing}: the disk could not make it durable; the work since the last commit is redone");
         return Fault::caused(Kind::Bug, message, error);
     }
-    if inner.code == ErrorCode::DiskFull {
-        return Fault::caused(Kind::Retry, format!("disk full while {doing}: free space; nothing is lost"), error);
+    if inner.code == ErrorCode::DiskFull || matches!(inner.extended_code, IOERR_WRITE | IOERR_SHMSIZE) {
+        return Fault::caused(
+            Kind::Retry,
+            format!("no room on disk while {doing} in state/rows.db: free space; nothing is lost"),
+            error,
+        );
     }
     if matches!(inner.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) {
         return Fault::caused(Kind::Corrupt, format!("{doing}: state/rows.db is damaged, restore it"), error);
@@ -49,6 +57,7 @@ mod tests {
             (rusqlite::ffi::SQLITE_BUSY, Kind::Retry),
             (rusqlite::ffi::SQLITE_FULL, Kind::Retry),
             (rusqlite::ffi::SQLITE_IOERR_READ, Kind::Retry),
+            (rusqlite::ffi::SQLITE_IOERR_WRITE, Kind::Retry),
             (rusqlite::ffi::SQLITE_IOERR_FSYNC, Kind::Bug),
             (rusqlite::ffi::SQLITE_IOERR_DIR_FSYNC, Kind::Bug),
             (rusqlite::ffi::SQLITE_CORRUPT, Kind::Corrupt),
@@ -59,6 +68,14 @@ mod tests {
         for (code, kind) in cases {
             let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
             assert_eq!(fault("testing", &error).kind(), kind, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_may_not_grow_is_reported_as_a_disk_without_room() {
+        for code in [rusqlite::ffi::SQLITE_FULL, rusqlite::ffi::SQLITE_IOERR_WRITE, rusqlite::ffi::SQLITE_IOERR_SHMSIZE] {
+            let error = rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None);
+            assert!(fault("testing", &error).message().contains("free space"), "{code}");
         }
     }
 }

@@ -147,7 +147,12 @@ pub(super) fn sqlite_fault(error: &rusqlite::Error, doing: &str) -> Fault {
         ) => Kind::Retry,
         Some(_) | None => Kind::Bug,
     };
-    Fault::caused(kind, format!("embedded stream: {doing}"), error)
+    // Readers of a write-ahead log make files beside it; SQLite does not say so when it can't.
+    let hint = match error.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen) => " (may its folder be written? readers need that too)",
+        Some(_) | None => "",
+    };
+    Fault::caused(kind, format!("embedded stream: {doing}{hint}"), error)
 }
 
 /// What a file error asks for.

@@ -1,7 +1,7 @@
 //! Which record of a put goes to which shard, and the appends side by side.
 //!
-//! The hash key of a record is the MD5 of its partition key, 128 bits, big endian, as in Kinesis. Appends to several shards run on
-//! threads of their own: each ends with a wait for the disk, and the waits overlap.
+//! The hash key of a record is the MD5 of its partition key, 128 bits, big endian, as in Kinesis. Appends to several shards run
+//! on threads of their own: each ends with a wait for the disk, and the waits overlap.
 //!
 //! Owns: keys, hash keys, the table of open shards, parallel appends. Does not own: the topology (catalog), a shard's database.
 

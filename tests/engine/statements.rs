@@ -120,6 +120,10 @@ fn a_gold_statement_that_cannot_be_split_or_merged_is_refused_with_place_and_rem
             "SELECT uper(kind), count(*) FROM silver GROUP BY 1",
             "line 1, column 8: unknown function `uper`; did you mean `upper`?",
         ),
+        (
+            "SELECT count(user) FROM silver",
+            "line 1, column 14: `user` is a word of SQL, not a column; write the column in double quotes: \"user\"",
+        ),
         ("SELECT count(*) FROM silver; SELECT 1", "one SELECT is expected"),
         ("SELECT count(* FROM silver", "gold.t.sql line 1, column 16: not SQL: Expected: ), found: FROM"),
         ("SELECT grouping(kind) FROM silver GROUP BY kind", "the aggregate `grouping`"),

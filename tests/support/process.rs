@@ -90,6 +90,16 @@ impl Running {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap()).into_owned()
     }
 
+    /// [`until`] about this process: fails at once when it ends before there is something.
+    pub(crate) fn until<T>(&mut self, what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+        until(what, || {
+            let found = look();
+            let ended = if found.is_none() { self.child.try_wait().unwrap() } else { None };
+            assert!(ended.is_none(), "waited for {what}, but it ended, {ended:?}:\n{}", self.said());
+            found
+        })
+    }
+
     /// Has it ended?
     pub(crate) fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()

@@ -27,11 +27,11 @@ const START_US: i64 = 1_767_600_000_000_000;
 const HOUR_US: i64 = 3_600_000_000;
 /// Hours over which the events arrive: long enough for windows to close and seal while the stream is read.
 const HOURS: i64 = 24;
-const SHARDS: usize = 3;
 
 /// Epochs of a few dozen records, two partitions, early collection, and a lateness under which nothing is too late: the latest
 /// demo events are five hours late, and however epochs are cut, no bound is ahead of the arrivals.
-const SETTINGS: [&str; 9] = [
+const SETTINGS: [&str; 10] = [
+    "stream.shards=3",
     "commit.size=8KiB",
     "limits.fetch=8KiB",
     "limits.in_flight=16KiB",
@@ -52,7 +52,10 @@ const QUESTIONS: [(&str, &str); 4] = [
         "SELECT _shard, _sequence, _sub_sequence, _arrival_time, event_time, eventType, userId, timestamp, sessionId, amount, \
          hourBucket FROM silver ORDER BY 1, 2, 3",
     ),
-    ("dlq", "SELECT shard, sequence, sub_sequence, stage, reason, message, path, arrival_time, data FROM dlq ORDER BY 1, 2, 3, 4"),
+    (
+        "dlq",
+        "SELECT shard, sequence, sub_sequence, stage, reason, message, path, arrival_time, data FROM dlq ORDER BY 1, 2, 3, 4",
+    ),
     (
         "gold_windows",
         "SELECT \"table\", window_start, window_end, rows, on_time + late AS taken, too_late, overflow, missing_shards, sha256 \
@@ -102,7 +105,11 @@ impl Site {
 
     /// The stream, opened by this process.
     pub(crate) fn stream(&self) -> EmbeddedStream {
-        EmbeddedStream::open_or_create(&self.data().join("stream"), "events", SHARDS, SystemClock::shared()).unwrap()
+        EmbeddedStream::open_or_create(&self.data().join("stream"), "events", self.shards(), SystemClock::shared()).unwrap()
+    }
+
+    fn shards(&self) -> usize {
+        self.settings.iter().rev().find_map(|set| set.strip_prefix("stream.shards=")).unwrap().parse().unwrap()
     }
 
     /// Puts records with their arrivals.

@@ -7,7 +7,8 @@
 //!        unknown ─▶ Reread: names my key = won; unchanged = swap again; else = fenced
 //! ```
 //!
-//! Owns: the order of these steps, the ledger of an epoch, ordinals, pending outputs. Does not own: carrying them out (shells/commit).
+//! Owns: the order of these steps, the ledger of an epoch, ordinals, pending outputs. Does not own: carrying them out
+//! (shells/commit).
 
 use std::collections::BTreeMap;
 
@@ -401,7 +402,8 @@ impl CommitMachine {
 fn check(seal: &Seal, counts: &Counts, silver_rows: u64) -> Result<()> {
     if (seal.records, seal.bytes, silver_rows) != (counts.received, counts.bytes, counts.silver) {
         return Err(Fault::bug(format!(
-            "ledger: the shard sent {} records ({} bytes), partitions saw {} ({}); {} Silver rows were made and {silver_rows} written",
+            "ledger: the shard sent {} records ({} bytes), partitions saw {} ({}); {} Silver rows were made, \
+             {silver_rows} written",
             seal.records, seal.bytes, counts.received, counts.bytes, counts.silver
         )));
     }

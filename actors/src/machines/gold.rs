@@ -1,7 +1,7 @@
 //! Gold: which window to emit next, from exactly which committed partials, and what may be collected.
 //!
-//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own: merging
-//! (engine), the row CAS and files (shells/gold).
+//! Owns: the index of committed partials per window, the status a window has reached, revisions, collection. Does not own:
+//! merging (engine), the row CAS and files (shells/gold).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -224,10 +224,12 @@ impl GoldMachine {
 
     /// The smallest committed bound of all live shards: no later epoch of any of them opens below it.
     pub fn watermark(&self) -> Bound {
+        // A child opens with no less than what its parents committed: until it is known here to be open, they stand for it.
+        let is_open = |child: &ShardId| self.lanes.get(child).is_some_and(|lane| lane.row.state != ShardState::Blocked);
         let live = self.lanes.values().filter(|lane| match lane.row.state {
-            ShardState::Open | ShardState::Blocked => true,
-            // Until its children's rows are known here, a drained parent stands for them.
-            ShardState::Drained => lane.row.children.iter().any(|child| !self.lanes.contains_key(child)),
+            ShardState::Open => true,
+            ShardState::Blocked => !lane.row.parents.iter().any(|parent| self.lanes.contains_key(parent)),
+            ShardState::Drained => !lane.row.children.iter().all(is_open),
             ShardState::Retired => false,
         });
         live.map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)
@@ -297,6 +299,8 @@ impl GoldMachine {
         Ok(vector)
     }
 
+    /// The status that the window has reached; none = it is not to be emitted yet. Never one that it has left behind: what is
+    /// known here of the shards may be older than what the row says.
     fn status(
         &self,
         table: usize,
@@ -305,8 +309,25 @@ impl GoldMachine {
         vector: &Vector,
         watermark: Bound,
     ) -> Option<WindowStatus> {
-        let windowing = &self.tables[table].windowing;
         let emitted = state.row.as_ref().filter(|row| row.revision > 0);
+        let reached = self.reached(table, window, emitted, vector, watermark);
+        let Some(row) = emitted.filter(|row| reached.is_none_or(|reached| reached < row.status)) else { return reached };
+        match row.status {
+            WindowStatus::Open | WindowStatus::Provisional => reached,
+            WindowStatus::Closed if row.vector != *vector => Some(WindowStatus::Revised),
+            WindowStatus::Closed | WindowStatus::Revised | WindowStatus::Sealed | WindowStatus::Repaired => Some(row.status),
+        }
+    }
+
+    fn reached(
+        &self,
+        table: usize,
+        window: Window,
+        emitted: Option<&WindowRow>,
+        vector: &Vector,
+        watermark: Bound,
+    ) -> Option<WindowStatus> {
+        let windowing = &self.tables[table].windowing;
         if windowing.is_sealed(window, watermark) {
             return Some(WindowStatus::Sealed);
         }
@@ -392,8 +413,8 @@ impl GoldMachine {
         Ok(loads)
     }
 
-    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output that
-    /// may not be visible yet.
+    /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output
+    /// that may not be visible yet.
     fn collection_work(&self) -> Result<Option<GoldWork>> {
         for (shard, lane) in &self.lanes {
             if lane.epochs.len() <= self.config.collect_after {

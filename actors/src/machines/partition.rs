@@ -28,7 +28,7 @@ pub struct Processed {
     pub letters: Vec<Letter>,
     /// Records in the slice.
     pub records: u64,
-    /// Records that failed before Silver.
+    /// Records that failed decode or contract: what the breaker counts.
     pub failed: u64,
     /// Largest event time among accepted events.
     pub max_event_us: Option<i64>,
@@ -77,12 +77,15 @@ impl PartitionMachine {
         let decoded = self.engine.decode(slice, self.open.processed_at_us)?;
         let counts = &mut self.cut.counts;
         let records = slice.records.len() as u64;
-        let failed = decoded.rejections.len() as u64;
+        let rejected = decoded.rejections.len() as u64;
+        let failed =
+            decoded.rejections.iter().filter(|rejection| matches!(rejection.stage, Stage::Decode | Stage::Contract)).count()
+                as u64;
         let filtered: u64 = decoded.filtered.iter().map(|(_, n)| n).sum();
         let silver_rows = decoded.silver.num_rows() as u64;
-        if silver_rows + failed + filtered != records || decoded.origin.len() as u64 != silver_rows {
+        if silver_rows + rejected + filtered != records || decoded.origin.len() as u64 != silver_rows {
             return Err(Fault::bug(format!(
-                "the engine returned {silver_rows} rows, {failed} rejections and {filtered} filtered for {records} records"
+                "the engine returned {silver_rows} rows, {rejected} rejections and {filtered} filtered for {records} records"
             )));
         }
         counts.received += records;

@@ -54,7 +54,8 @@ impl Restarts {
         self.in_a_row = 0;
     }
 
-    /// A generation ended because the world is at fault: an outage is waited out however long it takes, and says nothing about us.
+    /// A generation ended because the world is at fault: an outage is waited out however long it takes, and says nothing about
+    /// us.
     pub fn waited(&mut self, random: u64) -> i64 {
         self.total += 1;
         self.pause_us(random)

@@ -92,7 +92,7 @@ pub enum ShardEvent {
     Progress {
         /// Records in the slice.
         records: u64,
-        /// How many of them failed decode, contract or time.
+        /// How many of them failed decode or contract.
         failed: u64,
         /// Largest event time in it.
         max_event_us: Option<i64>,

@@ -97,7 +97,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_event_lies_in_exactly_its_window(event in -4_000_000_000_000_000i64..253_402_300_800_000_000, hours in 1i64..48) {
+        fn every_event_lies_in_exactly_its_window(event in -4_000_000_000_000_000i64..253_402_300_800_000_000, h in 1i64..48) {
+            let hours = h;
             let windowing = Windowing { size_us: hours * HOUR_US, lateness_us: 0 };
             let window = windowing.window_of(event);
             prop_assert!(window.start_us <= event && event < window.end_us);

@@ -154,21 +154,28 @@ struct Loaded {
 }
 
 async fn load(parts: &GoldParts) -> Result<Loaded> {
+    let shards = chains(parts).await?;
+    // After the chains: what was collected out of them meanwhile is in the bases that these rows name.
     let mut windows = Vec::new();
     for table in parts.engine.tables() {
         windows.extend(parts.rows.windows(&table.name).await?);
     }
     sweep(parts, &windows).await?;
+    Ok(Loaded { windows, shards })
+}
+
+/// Every shard's row and its epochs, newest first.
+async fn chains(parts: &GoldParts) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
     let mut shards = Vec::new();
     for row in parts.rows.shards().await? {
         let chain = history::chain(parts.blobs.as_ref(), &row, 0).await?;
         shards.push((row, chain));
     }
-    Ok(Loaded { windows, shards })
+    Ok(shards)
 }
 
-/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been decided,
-/// because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
+/// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been
+/// decided, because the row stands at their number or past it: a younger one may belong to a swap that is still under way.
 async fn sweep(parts: &GoldParts, windows: &[WindowRow]) -> Result<()> {
     let named: BTreeSet<&str> = windows
         .iter()
@@ -271,16 +278,8 @@ impl GoldActor {
     /// Reads from the rows what notices did not tell.
     fn refresh(&mut self, ctx: &mut Context<Self>) {
         let parts = self.parts.clone();
-        let known: Vec<_> = self.parts.engine.tables().iter().map(|table| table.name.clone()).collect();
-        tracing::debug!(tables = known.len(), "gold reads the rows");
-        self.spawn(ctx, async move {
-            let mut shards = Vec::new();
-            for row in parts.rows.shards().await? {
-                let chain = history::chain(parts.blobs.as_ref(), &row, 0).await?;
-                shards.push((row, chain));
-            }
-            Ok(Done::Refreshed(shards))
-        });
+        tracing::debug!("gold reads the rows");
+        self.spawn(ctx, async move { Ok(Done::Refreshed(chains(&parts).await?)) });
     }
 
     fn work(&mut self, work: GoldWork, ctx: &mut Context<Self>) {
@@ -459,8 +458,8 @@ async fn swap(parts: &GoldParts, expected: u64, row: &WindowRow) -> Result<()> {
     Err(Fault::retry(format!("window {} of {} could not be swapped {SWAPS_MAX} times in a row", row.start_us, row.table)))
 }
 
-/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects of
-/// tries that never became true go with them.
+/// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects
+/// of tries that never became true go with them.
 async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, through: u64) -> Result<()> {
     let written = parts.ledger.lines(shard).await?.last().map_or(0, |line| line.header.epoch);
     let fresh: Vec<LedgerLine> = lines.into_iter().filter(|line| line.header.epoch > written).collect();

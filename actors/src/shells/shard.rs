@@ -119,8 +119,8 @@ impl ShardActor {
                 let fault = Fault::new(
                     Kind::Poison,
                     format!(
-                        "breaker: {failed} of the last {records} records of {} failed decode, contract or time. Look at `sluicebox dlq ls`; \
-                         if they are meant to be letters, set breaker.enabled = false",
+                        "breaker: {failed} of the last {records} records of {} failed decode or contract. \
+                         Look at `sluicebox dlq ls`; if they are meant to be letters, set breaker.enabled = false",
                         self.shard
                     ),
                 );

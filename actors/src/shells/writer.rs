@@ -1,6 +1,7 @@
 //! WriterActor: puts raw records and Silver rows into the epoch's staged files.
 //!
-//! Owns: the open files of at most two epochs. Does not own: the files' format (ports::DataFiles), when buffers go out (machines/writer).
+//! Owns: the open files of at most two epochs. Does not own: the files' format (ports::DataFiles), when buffers go out
+//! (machines/writer).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

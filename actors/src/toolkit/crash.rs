@@ -1,9 +1,10 @@
 //! Crash points: named places where a test ends the whole process, or makes one actor panic.
 //!
 //! `SLUICEBOX_CRASH=<point>[:n]` aborts the process when it passes the point for the n-th time (without `n` the first);
-//! `SLUICEBOX_PANIC` panics there instead. They are compiled in under `debug_assertions` only. A cargo feature would do too, but then
-//! either `cargo test` builds the program, SQL engine and all, a second time, or the feature is on in builds that people use;
-//! this way the tests kill the very binary that they build anyway, and a release build holds neither points nor variables.
+//! `SLUICEBOX_PANIC` panics there instead. They are compiled in under `debug_assertions` only. A cargo feature would do too,
+//! but then either `cargo test` builds the program, SQL engine and all, a second time, or the feature is on in builds that
+//! people use; this way the tests kill the very binary that they build anyway, and a release build holds neither points nor
+//! variables.
 //!
 //! Owns: the names, the trap. Does not own: where the points stand (the code around each), the environment (the process).
 

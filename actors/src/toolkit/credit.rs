@@ -3,7 +3,8 @@
 //! A shard fetches only while it holds a credit; the credit then travels inside the messages that carry the data and is
 //! released by `Drop` when the last of them is done, so no path can forget to give it back.
 //!
-//! Owns: the budget and the credit. Does not own: how much to fetch (machines/shard), when data counts as staged (machines/writer).
+//! Owns: the budget and the credit. Does not own: how much to fetch (machines/shard), when data counts as staged
+//! (machines/writer).
 
 use std::sync::Arc;
 

@@ -1,10 +1,12 @@
 //! Watched spawn: run one actor to its end and report how it ended.
 //!
 //! actix's own `Supervisor` restarts on `stop()` only, never on a panic, and keeps the broken state (actix 0.13.5,
-//! supervisor.rs). Here the actor runs inside a task of its own, so that a panic arrives as a `JoinError`; the actor is built inside that
-//! task, so that a panic in its constructor is seen too. After a panic actix still calls `stopped()`: no actor of ours acts there.
+//! supervisor.rs). Here the actor runs inside a task of its own, so that a panic arrives as a `JoinError`; the actor is built
+//! inside that task, so that a panic in its constructor is seen too. After a panic actix still calls `stopped()`: no actor of
+//! ours acts there.
 //!
-//! Owns: spawning, killing and the exit of one actor; the first fault of a generation. Does not own: what follows from an exit (pipeline).
+//! Owns: spawning, killing and the exit of one actor; the first fault of a generation. Does not own: what follows from an exit
+//! (pipeline).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -73,8 +75,8 @@ impl Generation {
         self.number
     }
 
-    /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent. That a
-    /// neighbour is gone is always a consequence, even where it is noticed before the neighbour's own end is.
+    /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent.
+    /// That a neighbour is gone is always a consequence, even where it is noticed before the neighbour's own end is.
     pub fn end(&self, actor: &'static str, exit: Exit) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*first, None | Some((_, Exit::Dismissed))) {

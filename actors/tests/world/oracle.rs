@@ -1,6 +1,7 @@
 //! What must be true when the world has come to rest.
 //!
-//! Owns: the comparison of everything visible with everything that came in. Does not own: the rules that hold at every change (store).
+//! Owns: the comparison of everything visible with everything that came in. Does not own: the rules that hold at every change
+//! (store).
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -271,11 +271,11 @@ impl Planner {
             let hit = self.plan.nth.iter().find(|(kind, from, times, _)| *kind == op && (*from..*from + *times).contains(&nth));
             hit.map(|(_, _, _, act)| *act)
         });
-        let act = planned.unwrap_or_else(|| self.chance(index));
+        let act = planned.unwrap_or_else(|| self.chance(index, op));
         (index, latency, act)
     }
 
-    fn chance(&mut self, index: u64) -> Act {
+    fn chance(&mut self, index: u64, op: Op) -> Act {
         let Some(swarm) = self.plan.swarm.clone().filter(|swarm| index < swarm.until) else { return Act::Go };
         if self.rng.chance(swarm.before) {
             Act::ErrBefore
@@ -286,7 +286,9 @@ impl Planner {
         } else if self.rng.chance(swarm.stall) {
             Act::Stall(Duration::from_millis(1 + self.rng.below(20_000)))
         } else if self.rng.chance(swarm.panic) {
-            Act::Panic
+            // A panic where `run` itself asks is the end of the process.
+            let of_run = matches!(op, Op::StreamShards | Op::RowsShards | Op::RowCreate);
+            if of_run { Act::CrashBefore } else { Act::Panic }
         } else if self.rng.chance(swarm.crash) {
             [Act::CrashBefore, Act::CrashAfter, Act::CrashLate][self.rng.below(3) as usize]
         } else {

@@ -1,7 +1,7 @@
 //! One process of a simulated world: every operation goes through one wrapper that counts it, delays it, and lets it go wrong.
 //!
-//! A process that has crashed is inert: its later operations pend for ever and have no effect, so that nothing that runs while its
-//! runtime is dropped can reach the store.
+//! A process that has crashed is inert: its later operations pend for ever and have no effect, so that nothing that runs while
+//! its runtime is dropped can reach the store.
 //!
 //! Owns: the wrapper, the clock, the ports. Does not own: the effects (store), the schedule (plan).
 
@@ -30,6 +30,9 @@ use tokio::sync::Notify;
 
 use super::plan::{Act, Flaw, Op, Plan, Planner};
 use super::store::{File, ReadFlaw, Store};
+
+/// No process of these tests needs so many operations: one that does goes round in circles.
+pub(crate) const BUSY: u64 = 120_000;
 
 /// The world as one process sees it.
 pub(crate) struct Process {
@@ -110,7 +113,14 @@ impl Process {
         let line = format!("{index} {}us {op:?} {what} {act:?}", self.now_us() - self.started_us);
         planner.trace.push(line);
         let late_at = planner.late_at();
+        if index == BUSY {
+            self.die();
+        }
         drop(planner);
+        if let Act::Freeze(time) = act {
+            self.frozen_until_us.store(self.now_us() + time.as_micros() as i64, Ordering::SeqCst);
+            self.froze.notify_one();
+        }
         if index == late_at && !self.is_dead() {
             let late = std::mem::take(&mut locked(&self.store).late);
             for effect in late {
@@ -134,10 +144,6 @@ impl Process {
         let stall = if let Act::Stall(stall) = act { stall } else { Duration::ZERO };
         if !(latency + stall).is_zero() {
             tokio::time::sleep(latency + stall).await;
-        }
-        if let Act::Freeze(time) = act {
-            self.frozen_until_us.store(self.now_us() + time.as_micros() as i64, Ordering::SeqCst);
-            self.froze.notify_one();
         }
         while self.now_us() < self.frozen_until_us.load(Ordering::SeqCst) {
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use super::engine::SmallEngine;
 use super::plan::{Op, Plan, Rng};
-use super::process::{Files, Process};
+use super::process::{BUSY, Files, Process};
 use super::store::Store;
 use super::truth::{MINUTE, SECOND, ShardLog, T0, Truth};
 
@@ -149,8 +149,8 @@ impl Sim {
         self.put(shard, arrival_us, &[Truth::Event { key: key.to_owned(), event_us, value }]);
     }
 
-    /// Puts so many records on a shard: mostly events in rough order over some hours, some late by up to four hours, some bad, some
-    /// filtered, some aggregates of three.
+    /// Puts so many records on a shard: mostly events in rough order over some hours, some late by up to four hours, some bad,
+    /// some filtered, some aggregates of three.
     pub(crate) fn fill(&self, shard: usize, records: u64, rng: &mut Rng) {
         let step = 3 * 60 * MINUTE / records.max(1) as i64;
         let mut event_us = T0;
@@ -195,7 +195,11 @@ impl Sim {
                     std::future::pending::<()>().await;
                 })
             });
-            let first = process(self.store.clone(), self.config.clone(), first, tell);
+            let first = async {
+                let ran = process(self.store.clone(), self.config.clone(), first, tell).await;
+                froze.notify_one(); // at the latest
+                ran
+            };
             let second = async {
                 froze.notified().await;
                 process(self.store.clone(), self.config.clone(), second, quietly()).await
@@ -245,7 +249,7 @@ pub(crate) async fn process(store: Arc<Mutex<Store>>, config: PipelineConfig, pl
     };
     let end = tokio::select! {
         biased;
-        () = process.died.notified() => End::Crashed,
+        () = process.died.notified() => if process.operations() > BUSY { End::Hung } else { End::Crashed },
         outcome = pipeline::run(parts, Places(vec![Place::Here]), stopping) => match outcome {
             Ok(outcome) => End::Ended(outcome),
             Err(fault) => End::Refused(fault),

@@ -1,6 +1,7 @@
 //! What lasts in a simulated world: stream, rows, blobs, files, Gold; and the rules that must hold at every change of it.
 //!
-//! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end (oracle).
+//! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end
+//! (oracle).
 
 use std::collections::BTreeMap;
 
@@ -235,12 +236,21 @@ impl Store {
 
     /// No later epoch of any live shard opens below this.
     pub(crate) fn watermark(&self) -> i64 {
+        // Whoever may still open an epoch, and what it opens with at least: a blocked shard opens with its parents' least.
+        fn least(store: &Store, row: &ShardRow) -> i64 {
+            let parents = row.parents.iter().filter_map(|parent| store.rows.get(parent));
+            match row.state {
+                ShardState::Blocked => parents.map(|parent| least(store, parent)).min().unwrap_or(row.bound.0),
+                ShardState::Open | ShardState::Drained | ShardState::Retired => row.bound.0,
+            }
+        }
+        let unborn = |row: &ShardRow| row.children.iter().any(|child| !self.rows.contains_key(child));
         let live = self.rows.values().filter(|row| match row.state {
             ShardState::Blocked | ShardState::Open => true,
-            ShardState::Drained => row.children.iter().any(|child| !self.rows.contains_key(child)),
+            ShardState::Drained => unborn(row),
             ShardState::Retired => false,
         });
-        live.map(|row| row.bound.0).min().unwrap_or(i64::MIN)
+        live.map(|row| least(self, row)).min().unwrap_or(i64::MIN)
     }
 
     pub(crate) fn update_window(&mut self, expected: u64, row: &WindowRow, now_sealed_at: i64) -> Cas {

@@ -253,6 +253,12 @@ impl<'a> Check<'a> {
     }
 
     fn unknown_function(&self, name: &str, function: &Function) -> SqlError {
+        let written = function.name.to_string();
+        if matches!(function.args, FunctionArguments::None) {
+            let message = format!("`{written}` is a word of SQL, not a column");
+            let remedy = format!("write the column in double quotes: \"{written}\"");
+            return self.blame.at(place(function.name.span().start), message, remedy);
+        }
         let known: Vec<&str> = self.catalog.function_names().collect();
         let remedy = match nearest(name, &known) {
             Some(nearest) => format!("did you mean `{nearest}`?"),

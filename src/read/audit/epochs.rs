@@ -1,7 +1,7 @@
 //! The chain of one shard: what each epoch says of itself and of its predecessor.
 //!
-//! Owns: ledger lines (1) to (5) over counters, (8) over the chain, the hidden row counters of partials, the cuts and ordinals that
-//! the later checks need. Does not own: files (outputs), records (records), windows (gold).
+//! Owns: ledger lines (1) to (5) over counters, (8) over the chain, the hidden row counters of partials, the cuts and ordinals
+//! that the later checks need. Does not own: files (outputs), records (records), windows (gold).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
 //! The records of one epoch: every one in Bronze is in Silver, in a letter or left out by a rule; none is there twice.
 //!
-//! Epochs do not overlap, so a coordinate that is unique in its epoch and lies within its slice is unique in the table, and memory
-//! is bounded by one epoch. Owns: this comparison, letters against counters and bounds. Does not own: whether the files are those
-//! that were committed (outputs).
+//! Epochs do not overlap, so a coordinate that is unique in its epoch and lies within its slice is unique in the table, and
+//! memory is bounded by one epoch. Owns: this comparison, letters against counters and bounds. Does not own: whether the files
+//! are those that were committed (outputs).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};

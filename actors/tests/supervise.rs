@@ -1,0 +1,173 @@
+//! What one shard's trouble does to the others, and how a drain ends all the same.
+
+use std::time::Duration;
+
+use sluicebox_actors::machines::breaker::BreakerConfig;
+use sluicebox_actors::machines::restart::RestartConfig;
+use sluicebox_actors::machines::shard::OnGap;
+use sluicebox_actors::model::fault::{Fault, Kind};
+use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::toolkit::board::Life;
+
+use crate::drain::filled;
+use crate::world::plan::{Act, Op, Plan, Rng};
+use crate::world::sim::{End, Ran, Sim, shard_id, stop_after};
+use crate::world::truth::{SECOND, T0, Truth};
+
+/// Few restarts, as in production.
+const STRICT: RestartConfig =
+    RestartConfig { backoff_min_us: 200_000, backoff_max_us: SECOND, intensity: 5, period_us: 60 * SECOND };
+
+#[track_caller]
+fn lost(ran: &Ran) -> Vec<(ShardId, Fault)> {
+    let End::Ended(outcome) = &ran.end else { panic!("{:?}", ran.end) };
+    assert!(outcome.gold.is_none(), "{:?}", outcome.gold);
+    outcome.lost.clone()
+}
+
+#[test]
+fn a_shard_that_always_fails_is_quarantined_and_the_others_go_on_and_the_drain_ends() {
+    let mut sim = filled(41, 3, 40);
+    sim.config.restart = STRICT;
+    sim.put(1, T0, &[Truth::Boom]);
+    let ran = sim.run(Plan::default());
+    let lost = lost(&ran);
+    assert_eq!(lost.len(), 1);
+    assert_eq!(lost[0].0, shard_id(1));
+    assert!(lost[0].1.message().contains("partition panicked"), "{:?}", lost[0].1);
+    assert_eq!(ran.board.get(&shard_id(1)).expect("known").life, Life::Quarantined);
+    assert!(ran.took < Duration::from_secs(60), "{:?}", ran.took);
+    sim.assert_complete_but(&[shard_id(1)]);
+}
+
+#[test]
+fn a_storm_of_bad_records_trips_the_breaker_and_the_drain_ends_with_the_shards_name() {
+    let mut sim = filled(42, 2, 40);
+    sim.config.shard.breaker = BreakerConfig { enabled: true, share: 0.5, window: 20 };
+    for _ in 0..60 {
+        sim.put(0, T0, &[Truth::Bad]);
+    }
+    let ran = sim.run(Plan::default());
+    let lost = lost(&ran);
+    assert_eq!(lost.len(), 1);
+    assert_eq!((&lost[0].0, lost[0].1.kind()), (&shard_id(0), Kind::Poison));
+    assert_eq!(ran.board.get(&shard_id(0)).expect("known").life, Life::Tripped);
+    sim.assert_complete_but(&[shard_id(0)]);
+    let letters = sim.store().commits[&shard_id(0)].iter().map(|commit| commit.judged.bad).sum::<u64>();
+    assert!(letters < 40, "the stream was not drained into the letters: {letters}");
+}
+
+#[test]
+fn records_that_the_stream_has_forgotten_halt_the_shard() {
+    let sim = filled(43, 2, 40);
+    sim.store().streams.get_mut(&shard_id(0)).expect("a shard").forgotten = 7;
+    let ran = sim.run(Plan::default());
+    let lost = lost(&ran);
+    assert_eq!((lost.len(), lost[0].1.kind()), (1, Kind::Corrupt));
+    assert!(lost[0].1.message().starts_with("gap: "), "{}", lost[0].1);
+    assert!(!sim.store().commits.contains_key(&shard_id(0)), "nothing is committed behind a gap");
+    sim.assert_complete_but(&[shard_id(0)]);
+}
+
+#[test]
+fn where_gaps_are_accepted_each_is_counted_once_and_the_rest_is_complete() {
+    let mut sim = Sim::new(44, 1);
+    sim.fill(0, 20, &mut Rng(44));
+    sim.config.shard.on_gap = OnGap::Continue;
+    // All there is is forgotten, and the next record comes only after many reads have said so.
+    let now = sim.store().now_us;
+    sim.store().streams.get_mut(&shard_id(0)).expect("a shard").forgotten = 20;
+    sim.event(0, now + 30 * SECOND, "after", T0, 5);
+    sim.config.shard.drain = false;
+    sim.run_with(Plan::default(), stop_after(Duration::from_secs(40))).good();
+    let wrong = sim.wrong(&[shard_id(0)]);
+    assert!(wrong.iter().all(|rule| rule.contains("shown") || rule.contains("shows None")), "Gold is not due yet: {wrong:?}");
+    let store = sim.store();
+    let gaps: u64 = store.commits[&shard_id(0)].iter().map(|commit| commit.header.counts.gaps).sum();
+    assert_eq!(gaps, 1);
+    assert_eq!(store.rows[&shard_id(0)].position, store.streams[&shard_id(0)].end());
+}
+
+#[test]
+fn the_child_of_a_shard_that_was_given_up_never_opens_and_the_drain_ends() {
+    let mut sim = filled(45, 2, 20);
+    sim.config.restart = STRICT;
+    sim.put(0, T0, &[Truth::Boom]);
+    sim.add_shard(2, &[0]);
+    sim.event(2, T0, "child", T0, 1);
+    let ran = sim.run(Plan::default());
+    assert_eq!(lost(&ran).len(), 1);
+    assert!(!sim.store().commits.contains_key(&shard_id(2)));
+    sim.assert_complete_but(&[shard_id(0), shard_id(2)]);
+}
+
+#[test]
+fn a_drain_ends_beside_shards_that_ended_and_shards_that_never_had_a_record() {
+    let sim = Sim::new(46, 2);
+    sim.fill(0, 20, &mut Rng(46));
+    sim.add_shard(2, &[0]);
+    sim.add_shard(3, &[0]);
+    // The one that never had a record comes up only when the others are done.
+    let slow = Plan::nth(Op::RowUpdate, 1, Act::Stall(Duration::from_secs(20)));
+    sim.run(slow).good();
+    sim.assert_complete();
+    let store = sim.store();
+    assert!(store.rows.values().all(|row| row.bound == store.rows[&shard_id(0)].bound), "all follow the one that had records");
+    assert!(store.gold.values().any(|shown| shown.row.status == sluicebox_actors::model::row::WindowStatus::Sealed));
+}
+
+#[test]
+fn a_split_and_a_merge_keep_everything_in_order() {
+    let sim = Sim::new(47, 2);
+    let mut rng = Rng(47);
+    sim.fill(0, 30, &mut rng);
+    sim.fill(1, 10, &mut rng);
+    sim.add_shard(2, &[0]);
+    sim.add_shard(3, &[0]);
+    sim.fill(3, 20, &mut rng);
+    sim.add_shard(4, &[1, 2]);
+    sim.fill(4, 20, &mut rng);
+    sim.drain();
+    sim.assert_complete();
+    let store = sim.store();
+    assert_eq!(store.rows.len(), 5);
+    assert_eq!(store.rows.values().filter(|row| row.state == sluicebox_actors::model::row::ShardState::Drained).count(), 3);
+}
+
+#[test]
+fn a_shard_that_splits_while_it_is_read_hands_over_to_its_children() {
+    let mut sim = Sim::new(48, 1);
+    sim.config.shard.drain = false;
+    sim.fill(0, 20, &mut Rng(48));
+    let (store, mut rng) = (sim.store.clone(), Rng(49));
+    let script: crate::world::sim::Script = Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let sim = Sim { store, config: crate::world::sim::config(), seed: 48 };
+            sim.add_shard(1, &[0]);
+            sim.add_shard(2, &[0]);
+            sim.fill(1, 10, &mut rng);
+            sim.fill(2, 10, &mut rng);
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            hands.stop.send_replace(true);
+        })
+    });
+    sim.run_with(Plan::default(), script).good();
+    sim.config.shard.drain = true;
+    sim.drain();
+    sim.assert_complete();
+}
+
+#[test]
+fn a_quarantined_shard_does_not_end_a_service() {
+    let mut sim = filled(50, 2, 30);
+    sim.config.restart = STRICT;
+    sim.config.shard.drain = false;
+    sim.put(0, T0, &[Truth::Boom]);
+    let now = sim.store().now_us;
+    sim.event(1, now + 60 * SECOND, "much later", T0, 1);
+    let ran = sim.run_with(Plan::default(), stop_after(Duration::from_secs(70)));
+    assert_eq!(lost(&ran).len(), 1);
+    let store = sim.store();
+    assert_eq!(store.rows[&shard_id(1)].position, store.streams[&shard_id(1)].end());
+}

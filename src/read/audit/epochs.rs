@@ -144,7 +144,10 @@ impl<'a> EpochWalk<'a> {
             None => {
                 self.pending = header.pending.clone();
                 self.gaps.1 = header.totals.gaps;
-                report.find_all(self.against_row(link));
+                // Without the newest epoch, which was reported, the row has nothing to be held against.
+                if !self.facts.broken || header.epoch == self.row.epoch {
+                    report.find_all(self.against_row(link));
+                }
             }
             Some(newer) => report.find_all(self.against_newer(newer, header)),
         }

@@ -2,6 +2,7 @@
 
 mod world {
     pub(crate) mod engine;
+    pub(crate) mod files;
     pub(crate) mod oracle;
     pub(crate) mod plan;
     pub(crate) mod process;

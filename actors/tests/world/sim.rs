@@ -24,8 +24,9 @@ use sluicebox_actors::toolkit::spawn::Place;
 use tokio::sync::watch;
 
 use super::engine::SmallEngine;
+use super::files::Files;
 use super::plan::{Op, Plan, Rng};
-use super::process::{BUSY, Files, Process};
+use super::process::{BUSY, Process};
 use super::store::Store;
 use super::truth::{MINUTE, SECOND, ShardLog, T0, Truth};
 

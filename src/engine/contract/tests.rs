@@ -1,3 +1,7 @@
+//! What a contract accepts, refuses and names.
+//!
+//! Owns: examples of schemas. Does not own: properties over many documents (tests/engine).
+
 use super::*;
 
 pub(crate) const CLICKSTREAM: &str = include_str!("../../../config/schemas/clickstream.schema.json");

@@ -1,3 +1,7 @@
+//! What becomes of single records.
+//!
+//! Owns: examples of events. Does not own: properties over many events (tests/engine).
+
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Decimal128Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType};
 use bytes::Bytes;

@@ -1,7 +1,7 @@
 //! From SQL text to an analysed logical plan over one table, and from its expressions to physical ones. Never optimised.
 //!
-//! Owns: the catalog (one table, the functions), parsing, analysis, compiled expressions and how they are evaluated. Does not
-//! own: what may stand in a statement (check), what becomes of the plan (silver, lower).
+//! Owns: the catalog (one table, the functions), parsing, analysis, compiled expressions and how they are evaluated.
+//! Does not own: what may stand in a statement (check), what becomes of the plan (silver, lower).
 
 use std::collections::HashMap;
 use std::sync::Arc;

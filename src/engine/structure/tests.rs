@@ -1,3 +1,7 @@
+//! What is one JSON value within the limits, and what is not.
+//!
+//! Owns: examples of texts. Does not own: the JSONTestSuite (tests/engine).
+
 use super::*;
 use proptest::prelude::*;
 

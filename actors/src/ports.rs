@@ -1,7 +1,7 @@
 //! The outside world as the actors see it: a page of traits.
 //!
 //! Owns: what the pipeline asks of a stream, of stores, of the SQL engine and of a clock. Does not own: any implementation.
-//! Every method that can meet the world returns a [`Fault`]; `Retry` means the caller waits and asks again.
+//! Every method that can meet the world returns a `Fault`; `Retry` means the caller waits and asks again.
 
 use std::sync::Arc;
 
@@ -58,7 +58,7 @@ pub trait Stream: Send + Sync {
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read>;
 }
 
-/// What a CAS said. A [`Fault`] instead means: unknown, read the row.
+/// What a CAS said. A `Fault` instead means: unknown, read the row.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cas {
     /// Ours.
@@ -121,7 +121,7 @@ pub trait LetterFile: Send {
     fn finish(self: Box<Self>) -> Result<Vec<PendingOutput>>;
 }
 
-/// Proof that a commit was won. Only [`CommitPermit::won`] makes one and only the commit machine may call it; whatever becomes
+/// Proof that a commit was won. Only `CommitPermit::won` makes one and only the commit machine may call it; whatever becomes
 /// visible to readers asks for it.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitPermit {

@@ -1,6 +1,7 @@
 //! Staged and visible files of a simulated world.
 //!
-//! Owns: Bronze, Silver and letter files as lines of text, and their publication. Does not own: what lasts (store), faults (process).
+//! Owns: Bronze, Silver and letter files as lines of text, and their publication. Does not own: what lasts (store), faults
+//! (process).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! From a Gold statement to what runs: a filter, keys, aggregates with their inputs, and the steps over finished groups.
 //!
-//! The analysed plan is walked from its root: projections, HAVING, ORDER BY and LIMIT become [`Step`]s, the aggregate becomes
+//! The analysed plan is walked from its root: projections, HAVING, ORDER BY and LIMIT become `Step`s, the aggregate becomes
 //! expressions over a narrow batch of the Silver columns in use, the filter below it becomes WHERE.
 //!
 //! Owns: the shapes that are understood. Does not own: running them (groups, gold), what may be written (check).

@@ -109,3 +109,13 @@ fn an_ambiguous_commit_is_settled_by_the_row_both_ways() {
         sim.assert_complete();
     }
 }
+
+#[test]
+fn an_ambiguous_window_swap_is_settled_by_the_row_and_gold_goes_on() {
+    for nth in 0..6 {
+        let sim = filled(11, 1, 60);
+        let ran = sim.run(Plan::nth(Op::WindowUpdate, nth, Act::ErrAfter)).good();
+        assert_eq!(ran.counts[&Op::Windows], 2, "a generation of Gold reads each of the two tables' rows once, at its start");
+        sim.assert_complete();
+    }
+}

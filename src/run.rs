@@ -3,12 +3,14 @@
 //! Owns: the actix system and its arbiters, SIGTERM and Ctrl-C, `state/status.json`. Does not own: what runs
 //! (sluicebox_actors::pipeline), what it runs on (topology).
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
+use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::pipeline::{self, Outcome, Parts, Places};
 use sluicebox_actors::ports::Clock;
 use sluicebox_actors::toolkit::board::{Board, Live};
@@ -31,17 +33,20 @@ pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> 
         }
     }
     let system = actix::System::new();
-    let data = data.to_path_buf();
+    let data: Arc<Path> = data.into();
     let (outcome, arbiters) = system.block_on(async move {
         let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
         let arbiters: Vec<actix::Arbiter> = (0..cores).map(|_| actix::Arbiter::new()).collect();
         let places = Places(arbiters.iter().map(|arbiter| Place::Arbiter(arbiter.handle())).collect());
         let (stop, stopping) = watch::channel(false);
         let signals = actix::spawn(on_signals(stop));
-        let looking = actix::spawn(look(data, parts.board.clone(), parts.clock.clone(), observe));
+        let looking = actix::spawn(look(data.clone(), parts.board.clone(), parts.clock.clone(), observe));
+        let (board, clock) = (parts.board.clone(), parts.clock.clone());
         let outcome = pipeline::run(parts, places, stopping).await;
         signals.abort();
         looking.abort();
+        // How it ended is what people look for afterwards.
+        Looks::new(clock.now_us()).write(&data, &board, clock.now_us());
         (outcome, arbiters)
     });
     for arbiter in arbiters {
@@ -78,30 +83,43 @@ async fn signal() -> std::io::Result<()> {
     }
 }
 
-async fn look(data: PathBuf, board: Arc<Board>, clock: Arc<dyn Clock>, mut observe: impl FnMut(&Board)) {
-    let started_us = clock.now_us();
-    let mut before: Vec<(u64, i64)> = Vec::new();
+async fn look(data: Arc<Path>, board: Arc<Board>, clock: Arc<dyn Clock>, mut observe: impl FnMut(&Board)) {
+    let mut looks = Looks::new(clock.now_us());
     loop {
         tokio::time::sleep(LOOK).await;
         observe(&board);
-        let now_us = clock.now_us();
-        let shards = board.all();
-        before.resize(shards.len(), (0, started_us));
+        looks.write(&data, &board, clock.now_us());
+    }
+}
+
+/// Consecutive looks at the board.
+struct Looks {
+    started_us: i64,
+    /// Per shard: records processed, and when that was.
+    before: BTreeMap<ShardId, (u64, i64)>,
+}
+
+impl Looks {
+    fn new(started_us: i64) -> Self {
+        Self { started_us, before: BTreeMap::new() }
+    }
+
+    fn write(&mut self, data: &Path, board: &Board, now_us: i64) {
         let mut status = RunStatus {
             pid: std::process::id(),
             host: host_name(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_us,
+            started_us: self.started_us,
             updated_us: now_us,
             ..RunStatus::default()
         };
-        for ((shard, live), before) in shards.iter().zip(&mut before) {
-            let seconds = (now_us - before.1).max(1) as f64 / 1e6;
-            let records_per_s = live.processed.saturating_sub(before.0) as f64 / seconds;
-            *before = (live.processed, now_us);
-            status.shards.push(shard_status(shard.as_str(), live, records_per_s));
+        for (shard, live) in board.all() {
+            let (processed, at_us) = self.before.insert(shard.clone(), (live.processed, now_us)).unwrap_or((0, self.started_us));
+            let seconds = (now_us - at_us).max(1) as f64 / 1e6;
+            let records_per_s = live.processed.saturating_sub(processed) as f64 / seconds;
+            status.shards.push(shard_status(shard.as_str(), &live, records_per_s));
         }
-        if let Err(fault) = status.write(&data) {
+        if let Err(fault) = status.write(data) {
             tracing::debug!(%fault, "status file");
         }
     }

@@ -136,33 +136,19 @@ pub fn event_options(event: &settings::Event) -> EventOptions {
 }
 
 fn contract_problem(loaded: &Loaded, error: ContractError) -> Problem {
-    let message = format!("event schema {} at `{}`: {}", loaded.schema_origin, error.pointer, error.message);
-    Problem::new(message).at(loaded.place_of("event.schema")).help(error.remedy)
+    let message = match error.setting {
+        "event.schema" => format!("event schema {} at `{}`: {}", loaded.schema_origin, error.pointer, error.message),
+        setting => format!("`{setting}`: {}", error.message),
+    };
+    Problem::new(message).at(loaded.place_of(error.setting)).help(error.remedy)
 }
 
 fn sql_problem(loaded: &Loaded, error: SqlError) -> Problem {
-    let key = key_of(&error.statement, &loaded.settings);
     let place = match error.place {
-        Some((line, column)) => loaded.place_in(&key, line as usize, column as usize),
-        None => loaded.place_of(&key),
+        Some((line, column)) => loaded.place_in(&error.statement, line as usize, column as usize),
+        None => loaded.place_of(&error.statement),
     };
     Problem::new(format!("`{}`: {}", error.statement, error.message)).at(place).help(error.remedy)
-}
-
-/// Statements go by the table's or rule's name, keys of the file by its index.
-fn key_of(statement: &str, settings: &Settings) -> String {
-    let named = |prefix: &str, suffix: &str| statement.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
-    if let Some(name) = named("gold.", ".sql")
-        && let Some(index) = settings.gold.iter().position(|gold| gold.name == name)
-    {
-        return format!("gold.{index}.sql");
-    }
-    if let Some(name) = named("silver.filter.", ".where")
-        && let Some(index) = settings.silver.filter.iter().position(|filter| filter.name == name)
-    {
-        return format!("silver.filter.{index}.where");
-    }
-    statement.to_owned()
 }
 
 /// A data directory with the stores in it.

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::model::epoch::{LedgerLine, PendingOutput};
 use crate::model::fault::Result;
 use crate::model::letter::{Letter, Rejection};
-use crate::model::position::{Position, ShardId};
+use crate::model::position::{Position, Sequence, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
 use crate::model::row::{Fence, ShardRow, WindowRow};
 use crate::model::window::{Window, Windowing};
@@ -56,6 +56,11 @@ pub trait Stream: Send + Sync {
     async fn shards(&self) -> Result<Vec<ShardInfo>>;
     /// Records after a position: at least one if there is one, else at most `max_records` and `max_bytes` (of weight).
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read>;
+    /// Number of the newest record of a shard, for people; none where numbers are not dense, as in Kinesis, or nothing was put.
+    async fn newest(&self, shard: &ShardId) -> Result<Option<Sequence>> {
+        let _ = shard;
+        Ok(None)
+    }
 }
 
 /// What a CAS said. A `Fault` instead means: unknown, read the row.

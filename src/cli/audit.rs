@@ -50,7 +50,7 @@ pub fn print(report: &Report, context: &Context) -> Result<(), CliError> {
     let mut output = context.output();
     let mut shown = report.clone();
     if output.format() == Format::Table {
-        shown.lines.retain(|line| line.difference != 0 || !line.scope.starts_with("shard "));
+        shown.lines.retain(|line| line.difference != 0 || !line.scope.contains("shard "));
     }
     for batch in [shown.lines_batch()?, shown.findings_batch()?] {
         if batch.num_rows() > 0 {

@@ -18,7 +18,8 @@ pub fn run(_: ShardsArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
     let stores = Stores::for_reading(context.data(), context.clock())?;
     let stream = topology::stream(context.data(), &loaded.settings, context.clock())?;
-    let batch = run::block_on(async { shards::batch(&shards::view(&stores.sources(), Some(&stream)).await?) })??;
+    let now_us = context.clock().now_us();
+    let batch = run::block_on(async { shards::batch(&shards::view(&stores.sources(), Some(&stream), now_us).await?) })??;
     let mut output = context.output();
     let mut printer = output.batches(batch.schema());
     printer.print(&batch)?;

@@ -44,6 +44,8 @@ pub struct EventOptions {
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("event schema at `{pointer}`: {message}; {remedy}")]
 pub struct ContractError {
+    /// The setting that is wrong: the schema, or how the event's time is read.
+    pub setting: &'static str,
     /// JSON pointer into the schema; empty for the whole.
     pub pointer: String,
     /// What is wrong.
@@ -54,7 +56,12 @@ pub struct ContractError {
 
 impl ContractError {
     fn new(pointer: &str, message: &str, remedy: &str) -> Self {
-        Self { pointer: pointer.to_owned(), message: message.to_owned(), remedy: remedy.to_owned() }
+        let (pointer, message, remedy) = (pointer.to_owned(), message.to_owned(), remedy.to_owned());
+        Self { setting: "event.schema", pointer, message, remedy }
+    }
+
+    fn by(self, setting: &'static str) -> Self {
+        Self { setting, ..self }
     }
 }
 
@@ -183,11 +190,12 @@ fn columns(root: &Node, reader: &mut SchemaReader<'_>) -> (Vec<Column>, Option<u
 
 fn time_reader(options: &EventOptions, root: &Node, whole: bool) -> Result<Reader, ContractError> {
     let reader = Reader::new(&options.time_format, options.default_offset_s)
-        .map_err(|why| ContractError::new("", &why, "correct the time format of the event"))?;
+        .map_err(|why| ContractError::new("", &why, "write a pattern such as %Y-%m-%d %H:%M:%S%.f").by("event.time_format"))?;
     let TimeSource::Path(path) = &options.time else { return Ok(reader) };
     let shown = path.join(".");
     if path.is_empty() {
-        return Err(ContractError::new("", "the path of the event time is empty", "name a member, or use arrival time"));
+        let error = ContractError::new("", "the path of the event time is empty", "name a member, or use arrival time");
+        return Err(error.by("event.time"));
     }
     let mut node = Some(root);
     for name in path {

@@ -89,6 +89,9 @@ impl Reader {
                 let items = StrftimeItems::new(format)
                     .parse_to_owned()
                     .map_err(|_| format!("`{format}` is not a strftime format that can be read"))?;
+                if !round_trips(&items, default_offset_s) {
+                    return Err(format!("`{format}` does not say which day it is; name year, month and day, or `%s`"));
+                }
                 Ok(Self::Custom { items, default_offset_s })
             }
         }
@@ -121,6 +124,13 @@ impl Reader {
             }
         }
     }
+}
+
+/// Is what the format writes of a moment enough to read a moment from? The day is a 29th of February: no default passes for it.
+fn round_trips(items: &[Item<'static>], default_offset_s: i32) -> bool {
+    let offset = chrono::FixedOffset::east_opt(default_offset_s).unwrap_or(chrono::Offset::fix(&chrono::Utc));
+    let moment = chrono::DateTime::from_timestamp(1_078_058_096, 0).map(|moment| moment.with_timezone(&offset));
+    moment.is_some_and(|moment| custom(&moment.format_with_items(items.iter()).to_string(), items, default_offset_s).is_some())
 }
 
 fn custom(text: &str, items: &[Item<'static>], default_offset_s: i32) -> Option<i64> {
@@ -351,8 +361,10 @@ mod tests {
     #[test]
     fn formats_are_named_and_unreadable_ones_are_refused() {
         assert_eq!("epoch_ms".parse(), Ok(TimeFormat::EpochMs));
-        assert_eq!("%Y".parse(), Ok(TimeFormat::Custom("%Y".to_owned())));
-        for bad in ["epoch", "%Q", "%Y %Z", ""] {
+        for good in ["%Y-%j", "%s", "%d.%m.%y", "%Y-%m-%d %I:%M %p", "%G-W%V-%u", "%d/%b/%Y:%H:%M:%S %z", "%+"] {
+            assert_eq!(good.parse(), Ok(TimeFormat::Custom(good.to_owned())));
+        }
+        for bad in ["epoch", "%Q", "%Y %Z", "", "%Y", "%H", "%m/%d", "%H:%M:%S %z", "%Y-%m-%d %H:%S"] {
             assert!(bad.parse::<TimeFormat>().is_err(), "{bad}");
         }
     }

@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicr
 use arrow::datatypes::{DataType, Field, Schema};
 use sluicebox_actors::model::epoch::EpochObject;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
-use sluicebox_actors::model::position::{Position, ShardId};
+use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{ShardRow, ShardState};
 use sluicebox_actors::model::window::Bound;
 use sluicebox_actors::ports::Stream;
@@ -23,6 +23,8 @@ const COUNT_MAX: u64 = 100_000;
 const COUNT_BYTES: usize = 64 << 20;
 const READ_RECORDS: usize = 10_000;
 const READ_BYTES: usize = 4 << 20;
+/// `run_state` of a shard whose run is over: a status stays behind, and its last fault still helps.
+const STOPPED: &str = "stopped";
 
 /// Where one shard stands.
 #[derive(Clone, PartialEq, Debug)]
@@ -66,10 +68,15 @@ pub struct Behind {
     pub age_ms: i64,
 }
 
-/// All shards, by name. With a stream, records behind are counted up to a bound and shards without a row are listed too.
-pub async fn view(sources: &Sources, stream: Option<&dyn Stream>) -> Result<Vec<ShardView>> {
+/// All shards, by name, as of `now_us`. With a stream, what lies behind is told and shards without a row are listed too.
+pub async fn view(sources: &Sources, stream: Option<&dyn Stream>, now_us: i64) -> Result<Vec<ShardView>> {
     let data = sources.data.clone();
-    let status = blocking(move || RunStatus::read(&data)).await?;
+    let mut status = blocking(move || RunStatus::read(&data)).await?;
+    if let Some(status) = status.as_mut().filter(|status| !status.is_of_the_living(now_us)) {
+        for shard in &mut status.shards {
+            shard.state = STOPPED.to_owned();
+        }
+    }
     let mut out = BTreeMap::new();
     for row in sources.rows.shards().await? {
         out.insert(row.shard.clone(), of_row(sources, &row, status.as_ref()).await?);
@@ -136,18 +143,26 @@ fn unseen(shard: ShardId) -> ShardView {
     }
 }
 
-/// Counts what lies after a position; none if the stream has forgotten the shard.
+/// What lies after a position: by subtraction where numbers are dense, else counted up to a limit; none if the stream has
+/// forgotten the shard.
 async fn behind(stream: &dyn Stream, shard: &ShardId, from: Position) -> Result<Option<Behind>> {
     let (mut at, mut bytes) = (from, 0);
     let mut out = Behind { records: 0, more: false, age_ms: 0 };
+    let dense = |sequence: Option<Sequence>| sequence.map_or(Some(0), |sequence| sequence.as_dense());
+    let newest = stream.newest(shard).await?.and_then(|newest| Some(newest.as_dense()?.saturating_sub(dense(from.sequence())?)));
+    let wanted = if newest.is_some() { 1 } else { READ_RECORDS };
     loop {
-        let read = match stream.read(shard, at, READ_RECORDS, READ_BYTES).await {
+        let read = match stream.read(shard, at, wanted, READ_BYTES).await {
             Ok(read) => read,
             Err(fault) if fault.kind() == Kind::Corrupt => return Ok(None),
             Err(fault) => return Err(fault),
         };
         if let (0, Some(first)) = (out.records, read.records.first()) {
             out.age_ms = read.now_us.saturating_sub(first.arrival_us).max(0) / 1000;
+        }
+        if let Some(records) = newest {
+            out.records = records;
+            return Ok(Some(out));
         }
         let Some(last) = read.records.last() else { return Ok(Some(out)) };
         at = Position::after(last.sequence);

@@ -11,6 +11,8 @@ use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use super::sources::cannot_read;
 
 const PLACE: &str = "state/status.json";
+/// A run that has not written for so long does not run: it writes four times a second.
+const SILENCE_US: i64 = 10_000_000;
 
 /// The whole run.
 #[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
@@ -102,6 +104,13 @@ impl RunStatus {
             .map_err(|error| Fault::caused(Kind::Retry, format!("write {PLACE}"), &error))
     }
 
+    /// Did its writer live a moment ago? Killed, it left the file as it was: its process is gone. Frozen, or with its number given
+    /// to another process, it no longer writes.
+    pub fn is_of_the_living(&self, now_us: i64) -> bool {
+        let is_gone = Path::new("/proc/self").exists() && !Path::new("/proc").join(self.pid.to_string()).exists();
+        !is_gone && now_us.saturating_sub(self.updated_us) < SILENCE_US
+    }
+
     /// One shard of it.
     pub fn shard(&self, name: &str) -> Option<&ShardStatus> {
         self.shards.iter().find(|shard| shard.shard == name)
@@ -111,6 +120,15 @@ impl RunStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_status_is_of_the_living_while_its_process_lives_and_writes() {
+        let own = RunStatus { pid: std::process::id(), updated_us: 1_000_000, ..Default::default() };
+        assert!(own.is_of_the_living(2_000_000));
+        assert!(!own.is_of_the_living(20_000_000), "it has been silent for long");
+        // No process has this number: the kernel's limit lies below.
+        assert!(!RunStatus { pid: u32::MAX, ..own }.is_of_the_living(2_000_000));
+    }
 
     #[test]
     fn what_was_written_is_read_and_unknown_fields_of_a_newer_run_are_passed_over() {

@@ -234,6 +234,12 @@ impl Stream for EmbeddedStream {
         let shard = shard.clone();
         self.off_the_loop(move |inner| inner.read(&shard, after, max_records, max_bytes)).await
     }
+
+    async fn newest(&self, shard: &ShardId) -> Result<Option<Sequence>> {
+        let shard = shard.clone();
+        let state = self.off_the_loop(move |inner| inner.store(&shard)?.state()).await?;
+        Ok((state.next > 1).then(|| Sequence::dense(state.next - 1)))
+    }
 }
 
 impl Inner {

@@ -218,7 +218,7 @@ async fn shards_join_rows_newest_epochs_and_the_status_of_the_run() {
     std::fs::create_dir_all(world.data().join("state")).unwrap();
     let shard = ShardStatus { shard: "shardId-1".into(), restarts: 3, state: "running".into(), ..Default::default() };
     RunStatus { shards: vec![shard], ..Default::default() }.write(world.data()).unwrap();
-    let views = shards::view(&world.sources(), None).await.unwrap();
+    let views = shards::view(&world.sources(), None, 0).await.unwrap();
     let batch = shards::batch(&views).unwrap();
     assert_eq!(batch.column_by_name("bound").unwrap().as_ref(), times(vec![views[0].bound_us.unwrap(); 2]).as_ref());
     assert_eq!(views.iter().map(|view| view.restarts).collect::<Vec<_>>(), [None, Some(3)]);

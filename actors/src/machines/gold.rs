@@ -12,12 +12,21 @@ use crate::model::row::{ShardRow, ShardState, Vector, WindowRow, WindowStatus, W
 use crate::model::window::{Bound, Window};
 use crate::ports::GoldTable;
 
+mod work;
+
+pub use work::{GoldWork, Load};
+
 /// Settings of Gold.
 #[derive(Clone, Debug)]
 pub struct GoldConfig {
     /// Collect a shard's epoch objects when it has more than this many.
     pub collect_after: usize,
 }
+
+/// Windows worked on at once: each waits for a few writes to become durable, one after the other.
+const AT_ONCE: usize = 8;
+/// Encoded partials read for them, in bytes; a window that is larger is worked on alone.
+const AT_ONCE_BYTES: u64 = 64 << 20;
 
 /// One epoch's part of a window.
 #[derive(Clone, Debug)]
@@ -53,60 +62,14 @@ struct WindowState {
 
 type WindowKey = (usize, i64);
 
-/// Partials to be read: an object and segments inside it.
-#[derive(Clone, Debug)]
-pub struct Load {
-    /// The epoch object.
-    pub object: ObjectRef,
-    /// Its segments.
-    pub segments: Vec<Segment>,
-}
-
-/// One thing to do. The shell does one at a time and reports the row that came of it.
-#[derive(Clone, Debug)]
-pub enum GoldWork {
-    /// Merge exactly these, finish, store the content, swap the row, publish.
-    Emit {
-        /// Index of the table.
-        table: usize,
-        /// What the row becomes; content, rows and overflow are filled in by the shell.
-        row: Box<WindowRow>,
-        /// The stored version the swap is conditional on.
-        expected: u64,
-        /// Partials beside the base.
-        loads: Vec<Load>,
-    },
-    /// Content and row exist: make them visible.
-    Publish {
-        /// Index of the table.
-        table: usize,
-        /// The row.
-        row: Box<WindowRow>,
-    },
-    /// Merge these into a new base and swap the row.
-    Rebase {
-        /// Index of the table.
-        table: usize,
-        /// What the row becomes; the base's object is filled in by the shell.
-        row: Box<WindowRow>,
-        /// The stored version the swap is conditional on.
-        expected: u64,
-        /// Partials beside the old base.
-        loads: Vec<Load>,
-        /// The vector the new base stands for, and its counts.
-        vector: Vector,
-        /// Counts up to that vector.
-        counts: WindowTotals,
-    },
-    /// Move these lines to the ledger, then delete the objects.
-    Collect {
-        /// Lines, consecutive epochs of one shard.
-        lines: Vec<LedgerLine>,
-        /// The shard.
-        shard: ShardId,
-        /// Last epoch of them.
-        through: u64,
-    },
+/// What collection asks for next.
+enum Collection {
+    /// A base for this window, or else the end of some epochs.
+    Due(Option<WindowKey>, GoldWork),
+    /// Something, once what was given out is done.
+    AfterTheOthers,
+    /// All objects are needed, or there are few.
+    Nothing,
 }
 
 /// The state machine of Gold.
@@ -118,14 +81,18 @@ pub struct GoldMachine {
     windows: BTreeMap<WindowKey, WindowState>,
     /// Windows that may need an emission: touched, or reached by a bound.
     dirty: BTreeSet<WindowKey>,
+    /// Windows given out to be worked on, with the bytes that are read for it.
+    working: BTreeMap<WindowKey, u64>,
+    /// Epochs are being collected.
+    collecting: bool,
     draining: bool,
 }
 
 impl GoldMachine {
     /// Knows nothing yet.
     pub fn new(config: GoldConfig, tables: Vec<GoldTable>) -> Self {
-        let (lanes, windows, dirty) = Default::default();
-        Self { config, tables, lanes, windows, dirty, draining: false }
+        let (lanes, windows, dirty, working) = Default::default();
+        Self { config, tables, lanes, windows, dirty, working, collecting: false, draining: false }
     }
 
     /// A window row as stored, at start.
@@ -143,7 +110,8 @@ impl GoldMachine {
             lane.row = row;
         }
         // A bound may have passed any window's end.
-        self.dirty.extend(self.windows.keys().copied());
+        let sealed = |state: &WindowState| state.row.as_ref().is_some_and(|row| row.status == WindowStatus::Sealed);
+        self.dirty.extend(self.windows.iter().filter(|(_, state)| !sealed(state)).map(|(key, _)| *key));
     }
 
     /// Last epoch known of a shard; 0 if none.
@@ -202,11 +170,13 @@ impl GoldMachine {
             }
         }
         state.row = Some(row);
+        self.working.remove(&key);
         self.dirty.insert(key);
     }
 
     /// Epoch objects are gone; their lines are in the ledger.
     pub fn collected(&mut self, shard: &ShardId, through: u64) {
+        self.collecting = false;
         if let Some(lane) = self.lanes.get_mut(shard) {
             lane.epochs.retain(|epoch, _| *epoch > through);
         }
@@ -235,16 +205,51 @@ impl GoldMachine {
         live.map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)
     }
 
-    /// The next thing to do; none = nothing until something is committed.
+    /// The next thing to do beside what was given out before; none = nothing until that is reported or something is committed.
     pub fn next_work(&mut self) -> Result<Option<GoldWork>> {
+        // Collection deletes what an emission may still have to read.
+        if self.collecting || self.working.len() >= AT_ONCE {
+            return Ok(None);
+        }
+        // Windows come first, but not for ever: objects are kept in bounds however much is emitted.
+        let overdue = self.lanes.values().any(|lane| lane.epochs.len() > 2 * self.config.collect_after);
+        if overdue {
+            match self.collection_work()? {
+                Collection::Due(key, work) => return Ok(self.give_out(key, work)),
+                Collection::AfterTheOthers => return Ok(None),
+                Collection::Nothing => {}
+            }
+        }
         let watermark = self.watermark();
-        while let Some(key) = self.dirty.first().copied() {
+        let free: Vec<WindowKey> = self.dirty.iter().filter(|key| !self.working.contains_key(*key)).copied().collect();
+        for key in free {
             if let Some(work) = self.window_work(key, watermark)? {
-                return Ok(Some(work));
+                return Ok(self.give_out(Some(key), work));
             }
             self.dirty.remove(&key);
         }
-        self.collection_work()
+        match self.collection_work()? {
+            Collection::Due(key, work) => Ok(self.give_out(key, work)),
+            Collection::AfterTheOthers | Collection::Nothing => Ok(None),
+        }
+    }
+
+    /// Is anything given out that was not reported yet?
+    pub fn is_working(&self) -> bool {
+        self.collecting || !self.working.is_empty()
+    }
+
+    fn give_out(&mut self, key: Option<WindowKey>, work: GoldWork) -> Option<GoldWork> {
+        let Some(key) = key else {
+            self.collecting = true;
+            return Some(work);
+        };
+        let bytes = work.bytes();
+        if !self.working.is_empty() && self.working.values().sum::<u64>() + bytes > AT_ONCE_BYTES {
+            return None;
+        }
+        self.working.insert(key, bytes);
+        Some(work)
     }
 
     fn window_work(&self, key: WindowKey, watermark: Bound) -> Result<Option<GoldWork>> {
@@ -415,7 +420,8 @@ impl GoldMachine {
 
     /// Bases for the windows of the oldest epochs, then their collection. Never the newest epochs, and never one with an output
     /// that may not be visible yet.
-    fn collection_work(&self) -> Result<Option<GoldWork>> {
+    fn collection_work(&self) -> Result<Collection> {
+        let mut waits = false;
         for (shard, lane) in &self.lanes {
             if lane.epochs.len() <= self.config.collect_after {
                 continue;
@@ -425,19 +431,24 @@ impl GoldMachine {
             let old: Vec<(&u64, &Epoch)> = lane.epochs.iter().take(count).take_while(|(_, epoch)| !epoch.unpublished).collect();
             let Some((through, _)) = old.last() else { continue };
             let through = **through;
-            for (key, state) in &self.windows {
-                let covers = state.pieces.get(shard).is_some_and(|pieces| pieces.values().any(|piece| piece.epoch <= through));
-                if covers {
-                    return self.rebase(*key, state).map(Some);
-                }
+            let covers = |state: &WindowState| {
+                state.pieces.get(shard).is_some_and(|pieces| pieces.values().any(|piece| piece.epoch <= through))
+            };
+            let mut covering = self.windows.iter().filter(|(_, state)| covers(state)).peekable();
+            if covering.peek().is_some() {
+                let Some((key, state)) = covering.find(|(key, _)| !self.working.contains_key(*key)) else {
+                    waits = true;
+                    continue;
+                };
+                return Ok(Collection::Due(Some(*key), self.rebase(*key, state)?));
             }
-            return Ok(Some(GoldWork::Collect {
-                lines: old.iter().map(|(_, epoch)| epoch.line.clone()).collect(),
-                shard: shard.clone(),
-                through,
-            }));
+            if self.working.is_empty() {
+                let lines = old.iter().map(|(_, epoch)| epoch.line.clone()).collect();
+                return Ok(Collection::Due(None, GoldWork::Collect { lines, shard: shard.clone(), through }));
+            }
+            waits = true;
         }
-        Ok(None)
+        Ok(if waits { Collection::AfterTheOthers } else { Collection::Nothing })
     }
 
     fn rebase(&self, key: WindowKey, state: &WindowState) -> Result<GoldWork> {

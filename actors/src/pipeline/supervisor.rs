@@ -48,7 +48,7 @@ impl Supervisor {
             }
             let fault = match ended {
                 Ok((_, Exit::Finished)) => {
-                    self.parts.board.update(&self.shard, |live| live.life = Life::Finished);
+                    self.parts.board.settle(&self.shard, Life::Finished);
                     return Ok(());
                 }
                 Ok((actor, Exit::Fenced(fault) | Exit::Failed(fault))) => {
@@ -85,7 +85,7 @@ impl Supervisor {
             // A record's fault that stops the shard is the breaker; a person's settings and damaged state do not heal by waiting.
             Kind::Poison | Kind::Config | Kind::Corrupt => {
                 let life = if fault.kind() == Kind::Poison { Life::Tripped } else { Life::Quarantined };
-                self.parts.board.update(&self.shard, |live| live.life = life);
+                self.parts.board.settle(&self.shard, life);
                 let alert = if life == Life::Tripped { "breaker" } else { "quarantine" };
                 tracing::error!(alert, shard = %self.shard, %fault, "shard given up");
                 return Err(fault);
@@ -95,15 +95,13 @@ impl Supervisor {
         };
         match verdict {
             Verdict::Quarantine => {
-                self.parts.board.update(&self.shard, |live| live.life = Life::Quarantined);
+                self.parts.board.settle(&self.shard, Life::Quarantined);
                 tracing::error!(alert = "quarantine", shard = %self.shard, %fault, "shard given up after too many restarts");
                 Err(fault)
             }
             Verdict::Restart { after_us } => {
-                self.parts.board.update(&self.shard, |live| {
-                    live.life = Life::Restarting;
-                    live.restarts = restarts.total();
-                });
+                self.parts.board.settle(&self.shard, Life::Restarting);
+                self.parts.board.update(&self.shard, |live| live.restarts = restarts.total());
                 Ok(Duration::from_micros(after_us.unsigned_abs()))
             }
         }

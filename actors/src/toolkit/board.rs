@@ -98,6 +98,11 @@ impl Board {
         change(self.shards.entry(shard.clone()).or_default().value_mut());
     }
 
+    /// Its generation is over: nothing is under way any more.
+    pub fn settle(&self, shard: &ShardId, life: Life) {
+        self.update(shard, |live| (live.life, live.in_flight) = (life, 0));
+    }
+
     /// A copy of one entry.
     pub fn get(&self, shard: &ShardId) -> Option<Live> {
         self.shards.get(shard).map(|live| live.clone())

@@ -17,6 +17,7 @@ mod engine {
 #[cfg(debug_assertions)]
 mod kill;
 mod read {
+    mod finished_run;
     mod ports;
     mod queries;
     mod support;

@@ -22,8 +22,8 @@ pub fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
 }
 
-/// The columns of the table `dlq`; `dt` is added from the folders. `data` is the record as it came, `data_text` the same where it
-/// is UTF-8, `causes` one cause a line.
+/// The columns of the table `dlq`; `dt` is added from the folders. `data` is the record as it came, `bytes` its
+/// length, `data_text` the same where it is UTF-8, `causes` one cause a line.
 pub fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
     let number = |name: &str| Field::new(name, DataType::Int64, true);
@@ -52,6 +52,7 @@ pub fn schema() -> SchemaRef {
         text("version"),
         text("request_id"),
         text("trace_id"),
+        number("bytes"),
         Field::new("data", DataType::Binary, true),
         text("data_text"),
     ]))
@@ -129,6 +130,7 @@ pub fn batch(letters: &[Letter]) -> Result<RecordBatch> {
         text(&|l| Some(l.version.to_string())),
         text(&|l| Some(l.request_id.to_string())),
         text(&|l| l.trace_id.clone()),
+        number(&|l| i64::try_from(l.data.len()).unwrap_or(i64::MAX)),
         Arc::new(data.finish()),
         text(&|l| std::str::from_utf8(&l.data).ok().map(str::to_owned)),
     ];

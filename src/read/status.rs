@@ -104,8 +104,8 @@ impl RunStatus {
             .map_err(|error| Fault::caused(Kind::Retry, format!("write {PLACE}"), &error))
     }
 
-    /// Did its writer live a moment ago? Killed, it left the file as it was: its process is gone. Frozen, or with its number given
-    /// to another process, it no longer writes.
+    /// Did its writer live a moment ago? Killed, it left the file as it was: its process is gone. Frozen, or with its number
+    /// given to another process, it no longer writes.
     pub fn is_of_the_living(&self, now_us: i64) -> bool {
         let is_gone = Path::new("/proc/self").exists() && !Path::new("/proc").join(self.pid.to_string()).exists();
         !is_gone && now_us.saturating_sub(self.updated_us) < SILENCE_US

@@ -105,8 +105,8 @@ pub(super) fn damage_swap_windows(sources: &Sources) {
 
 pub(super) fn damage_edit_letter(sources: &Sources) {
     let path = first(&sources.data, "dlq");
-    let text = std::fs::read_to_string(&path).unwrap().replace("\"invalid_json\"", "\"invalid_jsan\"");
-    std::fs::write(path, text).unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(path, text.replacen("\"reason\":\"", "\"reason\":\"un", 1)).unwrap();
 }
 
 pub(super) fn damage_duplicate_silver(sources: &Sources) {

@@ -10,6 +10,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{Array, BooleanArray, RecordBatch};
 
+use crate::machines::breaker::Failures;
 use crate::machines::shard::Opening;
 use crate::model::epoch::{SegmentBody, WindowCounts};
 use crate::model::fault::{Fault, Result};
@@ -29,7 +30,7 @@ pub struct Processed {
     /// Records in the slice.
     pub records: u64,
     /// Records that failed decode or contract: what the breaker counts.
-    pub failed: u64,
+    pub failed: Failures,
     /// Largest event time among accepted events.
     pub max_event_us: Option<i64>,
 }
@@ -78,9 +79,12 @@ impl PartitionMachine {
         let counts = &mut self.cut.counts;
         let records = slice.records.len() as u64;
         let rejected = decoded.rejections.len() as u64;
-        let failed =
-            decoded.rejections.iter().filter(|rejection| matches!(rejection.stage, Stage::Decode | Stage::Contract)).count()
-                as u64;
+        let mut failed = Failures::new();
+        for rejection in &decoded.rejections {
+            if matches!(rejection.stage, Stage::Decode | Stage::Contract) {
+                *failed.entry(rejection.reason).or_default() += 1;
+            }
+        }
         let filtered: u64 = decoded.filtered.iter().map(|(_, n)| n).sum();
         let silver_rows = decoded.silver.num_rows() as u64;
         if silver_rows + rejected + filtered != records || decoded.origin.len() as u64 != silver_rows {

@@ -3,7 +3,7 @@
 //! Owns: position, epochs and their bounds, idleness, draining, the breaker. Does not own: reading (shells/shard), decoding
 //! (machines/partition), committing (machines/commit).
 
-use crate::machines::breaker::{Breaker, BreakerConfig};
+use crate::machines::breaker::{Breaker, BreakerConfig, Failures, Trip};
 use crate::model::fault::Fault;
 use crate::model::position::Position;
 use crate::model::record::RawRecord;
@@ -92,8 +92,8 @@ pub enum ShardEvent {
     Progress {
         /// Records in the slice.
         records: u64,
-        /// How many of them failed decode or contract.
-        failed: u64,
+        /// Which of them failed decode or contract.
+        failed: Failures,
         /// Largest event time in it.
         max_event_us: Option<i64>,
     },
@@ -127,8 +127,8 @@ pub enum ShardEffect {
     Finished,
     /// Stop the generation for this reason.
     Halt(Fault),
-    /// The breaker has tripped: (failed, records).
-    Tripped(u64, u64),
+    /// The breaker has tripped.
+    Tripped(Trip),
 }
 
 /// The state machine of one shard in one generation.
@@ -242,9 +242,9 @@ impl ShardMachine {
             ShardEvent::Progress { records, failed, max_event_us } => {
                 self.in_partitions = self.in_partitions.saturating_sub(records);
                 self.max_event_us = self.max_event_us.max(max_event_us);
-                if let Some((failed, records)) = self.breaker.saw(records, failed) {
+                if let Some(trip) = self.breaker.saw(records, failed) {
                     self.stopped = true;
-                    effects.push(ShardEffect::Tripped(failed, records));
+                    effects.push(ShardEffect::Tripped(trip));
                     return effects;
                 }
             }

@@ -5,6 +5,7 @@
 use actix::Message;
 use arrow_array::RecordBatch;
 
+use crate::machines::breaker::Failures;
 use crate::machines::commit::{Committed, Stager};
 use crate::machines::partition::Cut;
 use crate::machines::shard::{Opening, Seal};
@@ -98,8 +99,8 @@ pub struct Staged {
 pub struct Progress {
     /// Records in it.
     pub records: u64,
-    /// How many failed.
-    pub failed: u64,
+    /// Which of them failed decode or contract.
+    pub failed: Failures,
     /// Largest event time in it.
     pub max_event_us: Option<i64>,
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
+use crate::machines::breaker::Trip;
 use crate::machines::shard::{Peers, ShardEffect, ShardEvent, ShardMachine};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::{Position, ShardId};
@@ -114,13 +115,14 @@ impl ShardActor {
             ShardEffect::NotQuiet => self.board.update(&self.shard, |live| live.quiet = false),
             ShardEffect::Finished => self.generation.end("shard", Exit::Finished),
             ShardEffect::Halt(fault) => self.generation.end("shard", Exit::from_fault(fault)),
-            ShardEffect::Tripped(failed, records) => {
+            ShardEffect::Tripped(Trip { failed, records, reason, of_reason }) => {
                 self.board.update(&self.shard, |live| live.life = Life::Tripped);
                 let fault = Fault::new(
                     Kind::Poison,
                     format!(
-                        "breaker: {failed} of the last {records} records of {} failed decode or contract. \
-                         Look at `sluicebox dlq ls`; if they are meant to be letters, set breaker.enabled = false",
+                        "breaker: {failed} of the last {records} records of {} failed decode or contract, {of_reason} of them as \
+                         `{reason}`. Correct the contract or the producer, or let them become letters with \
+                         breaker.enabled = false; a new start goes on after the last commit",
                         self.shard
                     ),
                 );

@@ -23,7 +23,7 @@ use crate::read::sources::{Sources, Visible, blocking, hour_folder, segment, vis
 
 /// Looks at a window that is being replaced this often before it is called wrong.
 const LOOKS: u32 = 5;
-const AGAIN: &str = "restore the object, or remove the table's folder and rows and run `backfill`";
+const AGAIN: &str = "restore the object from a backup";
 
 /// Facts of all shards.
 pub type Facts = BTreeMap<ShardId, ShardFacts>;

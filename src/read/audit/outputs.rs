@@ -95,7 +95,7 @@ impl One<'_> {
             if expired {
                 self.count(output.rows);
             } else {
-                self.wrong("is missing", "restore the file from a backup, or rebuild its hours with `backfill`");
+                self.wrong("is missing", "restore the file from a backup");
             }
             return Ok(());
         };

@@ -27,6 +27,7 @@ pub mod put;
 pub mod query;
 pub mod run;
 pub mod shards;
+pub mod trial;
 pub mod validate;
 
 pub use error::{CliError, Exit};
@@ -117,6 +118,9 @@ pub enum Verb {
     Dlq(dlq::DlqVerb),
     /// Shows the shards: position, epoch, bound, lag
     Shards(shards::ShardsArgs),
+    /// Tries records in a process of its own; `run` starts it after deaths that it can't explain
+    #[command(hide = true)]
+    Trial(trial::TrialArgs),
 }
 
 /// What a verb's function is given.
@@ -210,6 +214,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Audit(args) => audit::run(args, context),
         Verb::Dlq(args) => dlq::run(args, context),
         Verb::Shards(args) => shards::run(args, context),
+        Verb::Trial(args) => trial::run(args, context),
     }
 }
 
@@ -219,7 +224,7 @@ impl Verb {
         match self {
             Self::Run(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
-            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) => false,
+            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::Trial(_) => false,
         }
     }
 }

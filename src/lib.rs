@@ -8,6 +8,7 @@ pub mod progress;
 pub mod run;
 pub mod settings;
 pub mod topology;
+pub mod trial;
 
 /// Files as records: what `put` reads.
 pub mod input {
@@ -51,6 +52,7 @@ pub mod engine {
         pub mod udaf;
     }
 
+    pub mod condemned;
     pub mod glue;
 
     /// The Silver and Gold statements.
@@ -74,6 +76,7 @@ pub mod engine {
 pub mod store {
     pub mod blobs;
     pub mod data_files;
+    pub mod deaths;
     mod disk;
     #[cfg(test)]
     mod fixtures;

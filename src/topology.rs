@@ -19,9 +19,11 @@ use sluicebox_actors::ports::{Clock, Engine, Rows};
 use sluicebox_actors::shells::shard::FetchLimits;
 use sluicebox_actors::toolkit::board::Board;
 
+#[cfg(debug_assertions)]
+use crate::engine::condemned::Deadly;
 use crate::engine::contract::{Contract, ContractError, EventOptions};
 use crate::engine::event_time::{TimeFormat, TimeSource};
-use crate::engine::glue::SqlEngine;
+use crate::engine::glue::{DecoderFactory, SqlEngine};
 use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
@@ -82,8 +84,20 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
         return Err(SettingsError { problems });
     }
     let decoders = contract.clone();
-    let engine = SqlEngine::new(Arc::new(move || Box::new(decoders.decoder())), silver, gold);
+    let decoders: DecoderFactory = Arc::new(move || Box::new(decoders.decoder()));
+    #[cfg(debug_assertions)]
+    let decoders = deadly(decoders);
+    let engine = SqlEngine::new(decoders, silver, gold);
     Ok(Compiled { contract, engine: Arc::new(engine) })
+}
+
+/// `SLUICEBOX_ABORT_ON=<text>` makes records that hold the text deadly, so that tests can kill the program as a bug would.
+#[cfg(debug_assertions)]
+fn deadly(inner: DecoderFactory) -> DecoderFactory {
+    match std::env::var("SLUICEBOX_ABORT_ON") {
+        Ok(text) => Arc::new(move || Box::new(Deadly { text: text.clone(), decoder: inner() })),
+        Err(_) => inner,
+    }
 }
 
 /// Compiles the contract alone; a path of the pipeline file that leads to nothing the schema declares is refused.
@@ -220,7 +234,7 @@ pub fn stream(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result
 /// Everything a pipeline runs on.
 pub fn parts(
     loaded: &Loaded,
-    compiled: &Compiled,
+    engine: Arc<SqlEngine>,
     stores: &Stores,
     stream: EmbeddedStream,
     clock: Arc<dyn Clock>,
@@ -265,7 +279,7 @@ pub fn parts(
         outputs: Arc::new(DiskOutputs::new(&stores.home, options)),
         gold_files: Arc::new(DiskGoldFiles::new(&stores.home, Format::Parquet)),
         ledger: stores.ledger.clone(),
-        engine: compiled.engine.clone(),
+        engine,
         clock,
         board: Arc::new(Board::default()),
         config: Arc::new(config),

@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 
 use sluicebox_actors::toolkit::crash::POINTS;
 
-use super::support::process::Ran;
+use super::support::process::{ABORTED, Ran};
 use super::support::site::{Evidence, Site};
 
 /// Events of a run that is killed once.
@@ -134,4 +134,65 @@ fn panicked(site: &Site, point: &str) -> String {
     let said = Ran::of(command).expect(0, point).err;
     assert!(said.contains("told to panic at"), "{point} was not passed:\n{said}");
     said
+}
+
+/// An arrival after all events of a site.
+const AFTERWARDS_US: i64 = 1_767_700_000_000_000;
+/// A record that no parser survives, once told so.
+const DEADLY: &str = r#"{"eventType":"click","sessionId":"deadly"}"#;
+
+/// Drains until a run survives, and counts the ones that didn't.
+fn deaths_until_drained(site: &Site, most: u32) -> u32 {
+    for deaths in 0..=most {
+        let mut command = site.command(&["run", "--drain"]);
+        command.env("SLUICEBOX_ABORT_ON", "deadly");
+        let Ran { code, signal, err, .. } = Ran::of(command);
+        match (code, signal) {
+            (Some(0), None) => return deaths,
+            (None, Some(ABORTED)) => {}
+            _ => panic!("ended with {code:?}, {signal:?}:\n{err}"),
+        }
+    }
+    panic!("still deadly after {most} deaths");
+}
+
+#[test]
+fn a_record_that_kills_the_process_is_isolated_after_a_few_deaths_and_costs_nobody_else() {
+    let site = Site::with_events(FEW);
+    site.put([(DEADLY.into(), AFTERWARDS_US)].into_iter());
+    site.put(super::support::site::events(200).map(|(data, _)| (data, AFTERWARDS_US)));
+    // Two that count, one before them that had got on; twenty-five records a read would be bisected in five.
+    assert!(deaths_until_drained(&site, 3) >= 2);
+    let letters = "SELECT stage, reason, data_text, count(*) AS n FROM dlq WHERE reason = 'crashes_worker' GROUP BY 1, 2, 3";
+    let letters = site.ran(&["query", letters, "--format", "json"]).expect(0, "query").out;
+    let expected = serde_json::json!({"stage": "decode", "reason": "crashes_worker", "data_text": DEADLY, "n": 1});
+    let found: Vec<serde_json::Value> = letters.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(found, [expected]);
+    // Everything else is where it is without the deadly record.
+    let (read, all) = site.progress();
+    assert_eq!((read, all), (FEW + 201, FEW + 201));
+    site.ran(&["audit"]).expect(0, "audit");
+    assert_eq!(deaths_until_drained(&site, 0), 0, "it is over");
+}
+
+#[test]
+fn several_deadly_records_in_several_shards_are_all_isolated() {
+    let site = Site::with_events(100);
+    let deadly = (0..6).map(|n| (DEADLY.replace("click", &format!("click{n}")).into(), AFTERWARDS_US));
+    site.put(deadly);
+    site.put(super::support::site::events(100));
+    deaths_until_drained(&site, 4);
+    let count = "SELECT count(*) AS n FROM dlq WHERE reason = 'crashes_worker'";
+    let count = site.ran(&["query", count, "--format", "json"]).expect(0, "query").out;
+    assert_eq!(count.trim(), r#"{"n":6}"#);
+    site.ran(&["audit"]).expect(0, "audit");
+}
+
+#[test]
+fn runs_that_are_killed_for_no_record_s_sake_condemn_nobody() {
+    let site = Site::with_events(FEW);
+    for _ in 0..4 {
+        site.crash("commit.before_put:1");
+    }
+    site.finish().must_equal(few(), "four deaths without a commit");
 }

@@ -2,15 +2,19 @@
 //!
 //! Owns: its flags, its progress, its last words. Does not own: the life of the process (run), the wiring (topology).
 
+use std::sync::Arc;
+
 use clap::Args;
 use sluicebox_actors::model::ledger::Counts;
 use sluicebox_actors::pipeline::Outcome;
+use sluicebox_actors::ports::Rows;
 use sluicebox_actors::toolkit::board::Board;
 
-use super::{CliError, Context, Exit};
+use super::{CliError, Context, Exit, trial};
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
+use crate::store::deaths::Deaths;
 use crate::stream::embedded::EmbeddedStream;
 use crate::{run, topology};
 
@@ -45,12 +49,18 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let _lock = stores.home.lock_for_run()?;
     let stream = topology::stream(context.data(), settings, context.clock())?;
     let total = if drain { Some(records(&stream)?) } else { None };
-    let parts = topology::parts(loaded, &compiled, &stores, stream, context.clock(), drain);
+    let rows = run::block_on(stores.rows.shards())??;
+    let mut deaths = Deaths::begin(&stores.home, &rows)?;
+    trial::look_at_suspects(&mut deaths, loaded, &stream, &rows, context)?;
+    let engine = Arc::new(compiled.engine.stepping_around(deaths.condemned()?));
+    let parts = topology::parts(loaded, engine, &stores, stream, context.clock(), drain);
     let board = parts.board.clone();
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
         progress.set(board.all().iter().map(|(_, live)| live.position.sequence().and_then(|s| s.as_dense()).unwrap_or(0)).sum());
-    })?;
+    });
+    deaths.end()?;
+    let outcome = outcome?;
     let mut totals = Counts::default();
     for (_, live) in board.all() {
         totals.add(&live.totals);

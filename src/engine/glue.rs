@@ -14,6 +14,7 @@ use sluicebox_actors::ports::{Decoded, Engine, Finished, GoldTable, Partial, Par
 
 pub use super::decode::Events;
 
+use super::condemned::{Condemned, SteppingAround};
 use super::decode::Decoder;
 use super::sql::gold::GoldPlan;
 use super::sql::groups::Groups;
@@ -57,6 +58,16 @@ impl SqlEngine {
     pub fn new(decoders: DecoderFactory, silver: SilverPlan, gold: Vec<GoldPlan>) -> Self {
         let tables = gold.iter().map(|plan| plan.table().clone()).collect();
         Self { decoders, plans: Arc::new(Plans { silver, gold }), tables }
+    }
+
+    /// The same engine, but these records become letters unread.
+    pub fn stepping_around(&self, condemned: Condemned) -> Self {
+        let (condemned, inner) = (Arc::new(condemned), self.decoders.clone());
+        let decoders: DecoderFactory = match condemned.is_empty() {
+            true => inner,
+            false => Arc::new(move || Box::new(SteppingAround { condemned: condemned.clone(), decoder: inner() })),
+        };
+        Self { decoders, plans: self.plans.clone(), tables: self.tables.clone() }
     }
 
     /// The Silver table.

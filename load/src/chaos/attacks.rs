@@ -18,6 +18,15 @@ const PATIENCE_MS: u64 = 60_000;
 const POINT_MS: u64 = 4_000;
 const ABORT: i32 = 6;
 const REFUSED: i32 = 78;
+/// What may be asked beside a run.
+const LOOKS: [&[&str]; 6] = [
+    &["audit"],
+    &["gold"],
+    &["shards"],
+    &["dlq", "ls"],
+    &["query", "SELECT count(*) FROM silver"],
+    &["query", "SELECT * FROM ledger"],
+];
 const POINTS_PER_HAND: usize = 5;
 
 /// What is done to a run.
@@ -37,6 +46,8 @@ pub(super) enum Attack {
     Second,
     /// No file may grow beyond a limit.
     DiskFull,
+    /// A verb looks at the directory beside the run, and must end well; then SIGKILL.
+    Look,
 }
 
 impl Attack {
@@ -50,6 +61,7 @@ impl Attack {
             Self::Panic(..) => "panic of an actor",
             Self::Second => "a second run, SIGKILL",
             Self::DiskFull => "disk full",
+            Self::Look => "a look at the tables, SIGKILL",
         }
     }
 }
@@ -78,7 +90,7 @@ impl Deck {
     pub(super) fn deal(&mut self, dice: &mut Dice) -> Attack {
         if self.hand.is_empty() {
             self.hand = [Attack::Kill, Attack::Kill, Attack::Kill, Attack::Kill].to_vec();
-            self.hand.extend([Attack::Pause, Attack::Terminate, Attack::Second, Attack::DiskFull]);
+            self.hand.extend([Attack::Pause, Attack::Terminate, Attack::Second, Attack::DiskFull, Attack::Look]);
             if self.armed {
                 let points: Vec<Attack> = (0..POINTS_PER_HAND).map(|at| self.point(at)).collect();
                 self.hand.extend(points);
@@ -128,6 +140,7 @@ impl Attacker {
                 self.kill(&mut run)
             }
             Attack::DiskFull => self.fill_disk(),
+            Attack::Look => self.look(),
         }
     }
 
@@ -143,17 +156,22 @@ impl Attacker {
     }
 
     fn crash_at(&mut self, point: &'static str, nth: u64) -> anyhow::Result<()> {
-        if point.starts_with("takeover") {
-            // So that there is something to take over: outputs that nobody sees, staged files of an epoch that never was.
-            let before = format!("commit.after_swap:{}", 1 + self.dice.below(8));
-            let mut run = self.start(&[("SLUICEBOX_CRASH", &before)])?;
-            self.aborted(&mut run)?;
-        }
+        self.prepare(point)?;
         let mut run = self.start(&[("SLUICEBOX_CRASH", &format!("{point}:{nth}"))])?;
         if self.aborted(&mut run)? {
             self.tally.points.insert((point, nth));
         } else {
             self.tally.not_passed.insert((point, nth));
+        }
+        Ok(())
+    }
+
+    /// So that there is something to take over: outputs that nobody sees, staged files of an epoch that never was.
+    fn prepare(&mut self, point: &str) -> anyhow::Result<()> {
+        if point.starts_with("takeover") {
+            let before = format!("commit.after_swap:{}", 1 + self.dice.below(8));
+            let mut run = self.start(&[("SLUICEBOX_CRASH", &before)])?;
+            self.aborted(&mut run)?;
         }
         Ok(())
     }
@@ -183,6 +201,7 @@ impl Attacker {
     }
 
     fn panic_at(&mut self, point: &'static str, nth: u64) -> anyhow::Result<()> {
+        self.prepare(point)?;
         let mut run = self.start(&[("SLUICEBOX_PANIC", &format!("{point}:{nth}"))])?;
         let told = self.until(POINT_MS, || Ok(run.said()?.contains("told to panic at").then_some(())))?;
         match told {
@@ -195,23 +214,42 @@ impl Attacker {
     }
 
     fn fill_disk(&mut self) -> anyhow::Result<()> {
-        let (kib, deaf) = (48 + self.dice.below(1_000), self.dice.percent(60));
-        // Epochs whose files are large enough to meet the limit.
+        // Mostly a little more than the rows take already: then it opens, and has trouble soon.
+        let rows = ["rows.db", "rows.db-wal"].map(|name| std::fs::metadata(self.sandbox.data().join("state").join(name)));
+        let taken = rows.into_iter().flatten().map(|file| file.len()).max().unwrap_or(0) / 1_024;
+        let kib = if self.dice.percent(75) { taken + self.dice.below(40) } else { self.dice.below(200) };
+        let deaf = self.dice.percent(70);
         let verb = ["run", "--set", "commit.size=8MiB", "--set", "commit.interval=1s", "--set", "limits.in_flight=16MiB"];
         let command = self.sandbox.command_in_little_room(&verb, kib, deaf);
         let mut run = self.launch(command)?;
-        let limit_ms = 1_000 + self.dice.below(2_000);
+        let limit_ms = 1_500 + self.dice.below(2_000);
         match self.until(limit_ms, || run.ended())? {
             Some(status) if status.success() => {
                 self.tally.differ(format!("a run with {kib} KiB of room ended well:\n    {}", run.last_words()));
             }
             Some(_) => self.tally.out_of_room += 1,
             None => {
-                self.tally.in_trouble += u64::from(run.said()?.contains("too large"));
+                let said = run.said()?;
+                self.tally.in_trouble += u64::from(said.contains("too large") || said.contains("no room"));
                 self.kill(&mut run)?;
             }
         }
         Ok(())
+    }
+
+    fn look(&mut self) -> anyhow::Result<()> {
+        let mut run = self.start(&[])?;
+        self.commits(&mut run, 1)?;
+        for _ in 0..3 {
+            let verb = self.dice.one_of(&LOOKS);
+            let (status, looked) = self.sandbox.run(self.sandbox.command(verb), "look", PATIENCE_MS)?;
+            if !status.is_some_and(|status| status.success()) {
+                let (printed, logged) = (looked.printed()?, looked.last_words());
+                self.tally.differ(format!("{verb:?} beside a run ended with {status:?}:\n{printed}\n    {logged}"));
+            }
+            self.tally.looks += 1;
+        }
+        self.kill(&mut run)
     }
 
     /// A second run beside this one must be refused by its name.
@@ -306,8 +344,8 @@ mod tests {
         let hands = deck.points.len().div_ceil(5);
         let mut seen = BTreeSet::new();
         for _ in 0..hands {
-            let hand: Vec<Attack> = (0..14).map(|_| deck.deal(&mut dice)).collect();
-            assert_eq!(hand.iter().map(|attack| attack.name()).collect::<BTreeSet<_>>().len(), 7, "{hand:?}");
+            let hand: Vec<Attack> = (0..15).map(|_| deck.deal(&mut dice)).collect();
+            assert_eq!(hand.iter().map(|attack| attack.name()).collect::<BTreeSet<_>>().len(), 8, "{hand:?}");
             seen.extend(hand.into_iter().filter(|attack| matches!(attack, Attack::Point(..))));
         }
         assert_eq!(seen.len(), POINTS.len() * 3 - 2);

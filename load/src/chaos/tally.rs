@@ -42,6 +42,8 @@ pub(super) struct Tally {
     pub(super) not_panicked: BTreeSet<&'static str>,
     /// Second runs that were tried.
     pub(super) refused: u64,
+    /// Verbs that looked on beside a run.
+    pub(super) looks: u64,
     /// Runs that ended for want of room, and those that went on trying.
     pub(super) out_of_room: u64,
     pub(super) in_trouble: u64,
@@ -87,6 +89,7 @@ impl Tally {
         row("crash points that ended a run", self.points.len().to_string());
         row("points at which an actor panicked", self.panics.len().to_string());
         row("second runs refused", self.refused.to_string());
+        row("looks at the tables beside a run", self.looks.to_string());
         row("runs that ended for want of room", self.out_of_room.to_string());
         row("runs that met want of room and went on", self.in_trouble.to_string());
         row("runs started", self.runs.to_string());

@@ -18,6 +18,8 @@ use super::process::{Process, Sandbox};
 
 /// Longest that one `put` may take.
 const PUT_MS: u64 = 120_000;
+/// Of a hundred, so many are killed.
+const KILLED_PERCENT: u64 = 30;
 
 /// Where records come from.
 pub(super) enum Source {
@@ -132,23 +134,34 @@ impl Producer {
     pub(super) fn tend(&mut self, sandbox: &Sandbox) -> anyhow::Result<Option<String>> {
         let wrong = self.settle(sandbox)?;
         if self.put.is_none() {
-            let (files, lines) = match self.again.take() {
-                Some(again) => again,
-                None => self.write_slice(&sandbox.folder.join("input"))?,
-            };
-            self.start(sandbox, files, lines)?;
+            self.next(sandbox, KILLED_PERCENT)?;
         }
         Ok(wrong)
     }
 
-    /// Waits for the last `put`.
+    /// Waits for the `put` that runs, and puts one more slice that nobody kills: something is always acknowledged.
     pub(super) fn finish(&mut self, sandbox: &Sandbox) -> anyhow::Result<Option<String>> {
+        let mut wrong = self.wait(sandbox)?;
+        self.next(sandbox, 0)?;
+        wrong = wrong.or(self.wait(sandbox)?);
+        Ok(wrong)
+    }
+
+    fn wait(&mut self, sandbox: &Sandbox) -> anyhow::Result<Option<String>> {
         let mut wrong = None;
         sandbox.until(2 * PUT_MS, || {
             wrong = wrong.take().or(self.settle(sandbox)?);
             Ok(self.put.is_none().then_some(()))
         })?;
         Ok(wrong)
+    }
+
+    fn next(&mut self, sandbox: &Sandbox, killed_percent: u64) -> anyhow::Result<()> {
+        let (files, lines) = match self.again.take() {
+            Some(again) => again,
+            None => self.write_slice(&sandbox.folder.join("input"))?,
+        };
+        self.start(sandbox, files, lines, killed_percent)
     }
 
     fn settle(&mut self, sandbox: &Sandbox) -> anyhow::Result<Option<String>> {
@@ -195,7 +208,7 @@ impl Producer {
         Ok((files, lines.iter().map(|line| fingerprint(line)).collect()))
     }
 
-    fn start(&mut self, sandbox: &Sandbox, files: Vec<PathBuf>, lines: Vec<u64>) -> anyhow::Result<()> {
+    fn start(&mut self, sandbox: &Sandbox, files: Vec<PathBuf>, lines: Vec<u64>, killed_percent: u64) -> anyhow::Result<()> {
         let rate = (self.rates.0 + self.dice.below(self.rates.1 - self.rates.0)).to_string();
         let mut verb = vec!["put", "--format-in", "lines"];
         verb.extend(self.flags);
@@ -218,7 +231,7 @@ impl Producer {
         self.puts.started += 1;
         self.puts.repeated += u64::from(self.known.get(&lines[0]).is_some_and(|known| known.offered > 1));
         let started_us = sandbox.clock.now_us();
-        let kill_at_us = self.dice.percent(30).then(|| started_us.saturating_add_unsigned(self.dice.below(900_000)));
+        let kill_at_us = self.dice.percent(killed_percent).then(|| started_us.saturating_add_unsigned(self.dice.below(900_000)));
         let process = sandbox.start(command, "put")?;
         self.put = Some(Put { process, _feeder: feeder, lines, files, started_us, kill_at_us, killed: false });
         Ok(())

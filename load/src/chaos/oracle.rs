@@ -193,8 +193,8 @@ impl Truth {
 
     fn compare_ledger(&self, sandbox: &Sandbox, too_late: u64, tally: &mut Tally) -> anyhow::Result<()> {
         let sql = "SELECT sum(received) AS received, sum(bronze) AS bronze, sum(silver) AS silver, sum(rejected) AS rejected, \
-                   sum(filtered) + sum(duplicate) AS other, sum(too_late) AS too_late, sum(letters) AS letters, count(*) AS epochs \
-                   FROM ledger";
+                   sum(filtered) + sum(duplicate) AS other, sum(too_late) AS too_late, sum(letters) AS letters, \
+                   count(*) AS epochs FROM ledger";
         let row = query(sandbox, sql)?.pop().context("the ledger has no sums")?;
         let records = self.fates.len() as u64;
         let silver = self.fates.values().filter(|fate| matches!(fate, Fate::Silver(..))).count() as u64;

@@ -90,6 +90,8 @@ struct Put {
     started_us: i64,
     kill_at_us: Option<i64>,
     killed: bool,
+    /// No file may grow beyond a limit: it may fail.
+    cramped: bool,
 }
 
 struct Feeder(std::process::Child);
@@ -106,6 +108,8 @@ impl Drop for Feeder {
 pub(super) struct Puts {
     pub(super) started: u64,
     pub(super) killed: u64,
+    /// Under a limit of the size of files.
+    pub(super) cramped: u64,
     pub(super) repeated: u64,
 }
 
@@ -174,8 +178,9 @@ impl Producer {
             put.killed = ended.is_some_and(|status| status.code().is_none());
         }
         let (Some(status), Some(put)) = (ended, self.put.take_if(|_| ended.is_some())) else { return Ok(None) };
-        if put.killed {
-            self.puts.killed += 1;
+        let failed = put.cramped && !status.success() && !put.killed;
+        self.puts.killed += u64::from(put.killed);
+        if put.killed || failed {
             // As a producer does that got no answer: all of it once more.
             self.again = self.dice.percent(50).then_some((put.files, put.lines));
             return Ok(overdue.then(|| format!("a put did not end: {}", put.process.last_words())));
@@ -218,7 +223,11 @@ impl Producer {
         let piped = self.dice.percent(30);
         let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
         verb.extend(if piped { vec!["-"] } else { names.iter().map(String::as_str).collect() });
-        let mut command = sandbox.command(&verb);
+        let cramped = self.dice.percent(killed_percent / 2);
+        let mut command = match cramped {
+            true => sandbox.command_in_little_room(&verb, 33 + self.dice.below(2_000), self.dice.percent(70)),
+            false => sandbox.command(&verb),
+        };
         let mut feeder = None;
         if piped {
             let mut cat = Command::new("cat").args(&names).stdin(Stdio::null()).stdout(Stdio::piped()).spawn()?;
@@ -229,11 +238,14 @@ impl Producer {
             self.known.entry(*line).or_default().offered += 1;
         }
         self.puts.started += 1;
+        self.puts.cramped += u64::from(cramped);
         self.puts.repeated += u64::from(self.known.get(&lines[0]).is_some_and(|known| known.offered > 1));
         let started_us = sandbox.clock.now_us();
-        let kill_at_us = self.dice.percent(killed_percent).then(|| started_us.saturating_add_unsigned(self.dice.below(900_000)));
+        // In want of room it would try again for ten seconds, and nothing else would come in meanwhile.
+        let kill = cramped || self.dice.percent(killed_percent);
+        let kill_at_us = kill.then(|| started_us.saturating_add_unsigned(self.dice.below(900_000)));
         let process = sandbox.start(command, "put")?;
-        self.put = Some(Put { process, _feeder: feeder, lines, files, started_us, kill_at_us, killed: false });
+        self.put = Some(Put { process, _feeder: feeder, lines, files, started_us, kill_at_us, killed: false, cramped });
         Ok(())
     }
 }

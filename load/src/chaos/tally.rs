@@ -95,7 +95,8 @@ impl Tally {
         row("runs started", self.runs.to_string());
         row("puts started", puts.started.to_string());
         row("puts killed", puts.killed.to_string());
-        row("puts repeated whole after a kill", puts.repeated.to_string());
+        row("puts in little room", puts.cramped.to_string());
+        row("puts repeated whole", puts.repeated.to_string());
         row("records in the stream", self.sizes.records.to_string());
         row("rows of Silver", self.sizes.silver.to_string());
         row("letters of decode, contract and time", self.sizes.letters.to_string());

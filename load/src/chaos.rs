@@ -49,7 +49,8 @@ pub(crate) struct Chaos {
     /// Kills of a run; those that only ask it to end are not counted
     #[arg(long, default_value_t = 200)]
     kills: u64,
-    /// All that is random follows from it; without one, a new one is drawn and printed
+    /// All that is drawn follows from it (input, attacks, delays); when a process gets how far is up to the machine. Without one,
+    /// one is drawn and printed
     #[arg(long)]
     seed: Option<u64>,
     /// What is put

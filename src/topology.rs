@@ -33,7 +33,7 @@ use crate::settings::problem::nearest;
 use crate::settings::{self, FieldPath, FileFormat, Loaded, Problem, Settings, SettingsError, StreamKind};
 use crate::store::blobs::DiskBlobs;
 use crate::store::gold_files::DiskGoldFiles;
-use crate::store::home::Home;
+use crate::store::home::{Home, RunLock};
 use crate::store::ledger_files::DiskLedgerFiles;
 use crate::store::outputs::{DiskOutputs, OutputOptions};
 use crate::store::row_file::Format;
@@ -178,11 +178,12 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Opens or makes a directory for a run.
-    pub fn for_run(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+    /// Opens or makes a directory for a run, and takes it: nothing is opened for writing in a directory that another run holds.
+    pub fn for_run(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<(Self, RunLock)> {
         let home = Home::open_or_create(data, &settings.pipeline.name, clock)?;
+        let lock = home.lock_for_run()?;
         let rows = SqliteRows::open(&home)?;
-        Ok(Self::with(home, rows))
+        Ok((Self::with(home, rows), lock))
     }
 
     /// Opens a directory for looking only.

@@ -75,6 +75,22 @@ fn a_second_run_is_refused_by_name_until_the_first_is_killed() {
 }
 
 #[test]
+fn a_second_run_is_refused_by_name_also_while_somebody_writes_to_the_rows() {
+    let site = Site::with_events(100);
+    let mut first = site.start("first", &["run"]);
+    first.until("a commit", || (site.commits() > 0).then_some(()));
+    // As a first run does that was stopped in the middle of a commit.
+    let mut rows = rusqlite::Connection::open(site.data().join("state/rows.db")).unwrap();
+    rows.busy_timeout(std::time::Duration::from_secs(60)).unwrap();
+    let writing = rows.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    let Ran { err, .. } = site.ran(&["run", "--drain"]).expect(78, "a second run");
+    assert!(err.contains(&format!("process {} on ", first.pid())), "{err}");
+    writing.rollback().unwrap();
+    first.kill();
+    site.finish();
+}
+
+#[test]
 fn sigterm_commits_what_was_read_and_ends_well() {
     // Nothing commits by itself: what is committed afterwards was committed because the run was asked to end.
     let site = Site::with_events(EVENTS).set("commit.interval=1h").set("commit.size=1GiB").set("limits.in_flight=64MiB");

@@ -1,7 +1,8 @@
-//! sluicebox-load: makes input and measures the product from outside.
+//! sluicebox-load: makes input, measures the product and breaks it, all from outside.
 //!
-//! Owns: the arguments. Does not own: the events (sluicebox::demo_events), the measuring (measure).
+//! Owns: the arguments. Does not own: the events (sluicebox::demo_events), the measuring (measure), the breaking (chaos).
 
+mod chaos;
 mod measure;
 
 use std::io::Write;
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use sluicebox::demo_events::DemoEvents;
 
-/// Makes input for sluicebox and measures it from outside.
+/// Makes input for sluicebox, measures it and breaks it from outside.
 #[derive(Debug, Parser)]
 #[command(name = "sluicebox-load", version)]
 struct Cli {
@@ -25,6 +26,8 @@ enum Verb {
     Generate(Generate),
     /// Puts files, drains and audits them with a sluicebox binary, and prints time and peak memory of each step
     Measure(measure::Measure),
+    /// Kills a sluicebox binary again and again beside a producer, then compares all tables with a fold of its own
+    Chaos(chaos::Chaos),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Generate(args) => generate(&args, &mut std::io::stdout().lock()).map(|()| true),
         Verb::Measure(args) => measure::measure(&args),
+        Verb::Chaos(args) => chaos::chaos(&args),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -45,8 +45,7 @@ pub fn run(args: RunArgs, context: &Context) -> Result<Exit, CliError> {
 pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outcome, Counts), CliError> {
     let settings = &loaded.settings;
     let compiled = topology::compile(loaded)?;
-    let stores = topology::Stores::for_run(context.data(), settings, context.clock())?;
-    let _lock = stores.home.lock_for_run()?;
+    let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     let stream = topology::stream(context.data(), settings, context.clock())?;
     let total = if drain { Some(records(&stream)?) } else { None };
     let rows = run::block_on(stores.rows.shards())??;

@@ -93,6 +93,7 @@ pub mod store {
     pub mod split;
     mod sqlite;
     mod staged;
+    pub mod tables;
 }
 
 /// The read side over a data directory, usable beside a running `run`.

@@ -38,6 +38,7 @@ use crate::store::ledger_files::DiskLedgerFiles;
 use crate::store::outputs::{DiskOutputs, OutputOptions};
 use crate::store::row_file::Format;
 use crate::store::rows::SqliteRows;
+use crate::store::tables;
 use crate::stream::embedded::EmbeddedStream;
 
 /// Pause after a read of the embedded stream that found nothing.
@@ -230,6 +231,23 @@ pub fn stream(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result
             "stream.kind = \"kinesis\" is not built into this version; use kind = \"embedded\" and `sluicebox put`",
         )),
     }
+}
+
+/// Refuses to go on with a Gold table whose states mean something else than those that are stored.
+pub fn check_tables(loaded: &Loaded, compiled: &Compiled, home: &Home) -> Result<Result<(), SettingsError>> {
+    let plans = compiled.engine.gold_plans().iter();
+    let meanings: Vec<_> = plans.map(|plan| (plan.table().name.as_ref(), plan.meaning().to_owned())).collect();
+    let changed = tables::changed(home, &meanings)?;
+    let problem = |name: &&str| {
+        let message = format!("`gold.{name}`: this directory holds windows of the table under another statement");
+        let help = format!(
+            "name the changed table anew, such as `{name}_2`: it begins with the records that are not committed yet; or start in \
+             another directory with --data"
+        );
+        Problem::new(message).at(loaded.place_of(&format!("gold.{name}.sql"))).help(help)
+    };
+    let problems: Vec<_> = changed.iter().map(problem).collect();
+    Ok(if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) })
 }
 
 /// Everything a pipeline runs on.

@@ -50,9 +50,19 @@ fn gold_that_readers_never_see_again_is_noticed() {
 }
 
 #[test]
-fn a_stream_that_lies_is_noticed() {
-    noticed_by_the_oracle(Flaw::StreamSkipsARecord);
-    noticed_by_the_oracle(Flaw::StreamRepeatsARecord);
+fn a_stream_that_skips_a_record_halts_the_shard_as_a_gap() {
+    let sim = world();
+    let ran = sim.run(Plan::flawed(Flaw::StreamSkipsARecord));
+    let End::Ended(outcome) = &ran.end else { panic!("{:?}", ran.end) };
+    assert!(!outcome.lost.is_empty());
+    assert!(outcome.lost.iter().all(|(_, fault)| fault.message().contains("gap")), "{outcome:?}");
+}
+
+#[test]
+fn a_stream_that_delivers_a_record_twice_counts_it_once() {
+    let sim = world();
+    sim.run(Plan::flawed(Flaw::StreamRepeatsARecord)).good();
+    sim.assert_complete();
 }
 
 #[test]

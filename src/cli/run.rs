@@ -46,6 +46,7 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let settings = &loaded.settings;
     let compiled = topology::compile(loaded)?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
+    topology::check_tables(loaded, &compiled, &stores.home)??;
     let stream = topology::stream(context.data(), settings, context.clock())?;
     let total = if drain { Some(records(&stream)?) } else { None };
     let rows = run::block_on(stores.rows.shards())??;

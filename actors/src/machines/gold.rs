@@ -194,15 +194,37 @@ impl GoldMachine {
 
     /// The smallest committed bound of all live shards: no later epoch of any of them opens below it.
     pub fn watermark(&self) -> Bound {
+        // Somebody's records are missing: nobody knows what that shard will still bring.
+        if self.hole().is_some() {
+            return Bound::UNKNOWN;
+        }
+        self.live().map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)
+    }
+
+    /// The first hash key that no live shard covers: a shard that was not listed yet, or is lost.
+    pub fn hole(&self) -> Option<u128> {
+        let mut ranges: Vec<(u128, u128)> = self.live().map(|lane| (lane.row.hash_start, lane.row.hash_end)).collect();
+        ranges.sort_unstable();
+        let mut next = Some(0);
+        for (start, end) in ranges {
+            let Some(covered) = next else { break };
+            if start > covered {
+                break;
+            }
+            next = if end < covered { next } else { end.checked_add(1) };
+        }
+        next
+    }
+
+    fn live(&self) -> impl Iterator<Item = &Lane> {
         // A child opens with no less than what its parents committed: until it is known here to be open, they stand for it.
         let is_open = |child: &ShardId| self.lanes.get(child).is_some_and(|lane| lane.row.state != ShardState::Blocked);
-        let live = self.lanes.values().filter(|lane| match lane.row.state {
+        self.lanes.values().filter(move |lane| match lane.row.state {
             ShardState::Open => true,
             ShardState::Blocked => !lane.row.parents.iter().any(|parent| self.lanes.contains_key(parent)),
             ShardState::Drained => !lane.row.children.iter().all(is_open),
             ShardState::Retired => false,
-        });
-        live.map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)
+        })
     }
 
     /// The next thing to do beside what was given out before; none = nothing until that is reported or something is committed.

@@ -131,6 +131,26 @@ pub enum ShardEffect {
     Tripped(Trip),
 }
 
+/// Where records go on after a hole: dense numbers tell of every record that a stream leaves out. Numbers that are not in order
+/// are a hole, too.
+fn hole(after: Position, records: &[RawRecord]) -> Option<Position> {
+    let mut last = after.sequence().map_or(Some(0), |sequence| sequence.as_dense());
+    let mut before = (after.sequence(), u32::MAX);
+    for record in records {
+        let number = record.sequence.as_dense();
+        let goes_on = match (last, number) {
+            (Some(last), Some(number)) => number == last || number == last + 1,
+            (None, _) | (_, None) => true,
+        };
+        if !goes_on || (Some(record.sequence), record.sub_sequence) <= before {
+            return Some(Position::after(record.sequence));
+        }
+        before = (Some(record.sequence), record.sub_sequence);
+        last = number;
+    }
+    None
+}
+
 /// The state machine of one shard in one generation.
 #[derive(Debug)]
 pub struct ShardMachine {
@@ -264,15 +284,17 @@ impl ShardMachine {
         effects
     }
 
-    fn read(&mut self, read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {
+    fn read(&mut self, mut read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {
         self.fetching = false;
         self.stream_now_us = Some(read.now_us);
-        if let Some(resumes) = read.trimmed_before {
+        // A delivery that is repeated brings what is here already.
+        read.records.retain(|record| Position::after(record.sequence) > self.position);
+        if let Some(resumes) = read.trimmed_before.or_else(|| hole(self.position, &read.records)) {
             match self.config.on_gap {
                 OnGap::Halt => {
                     self.stopped = true;
                     effects.push(ShardEffect::Halt(Fault::corrupt(format!(
-                        "gap: the stream has forgotten records after {}; the next one left follows {resumes}. \
+                        "gap: the stream no longer has the records after {}; the next one follows {resumes}. \
                          Restore them, or accept the gap with stream.on_gap = \"continue\"",
                         self.position
                     ))));

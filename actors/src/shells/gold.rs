@@ -173,6 +173,9 @@ impl GoldActor {
                 self.machine.know_epoch(&link.epoch.header, link.object)?;
             }
         }
+        if let Some(key) = self.machine.hole() {
+            tracing::error!(alert = "gap", hash_key = key, "no shard covers this hash key: no window closes until one does");
+        }
         Ok(())
     }
 

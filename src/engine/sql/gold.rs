@@ -12,6 +12,7 @@ use arrow::compute::{SortColumn, SortOptions, cast, filter_record_batch, lexsort
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::{DataFusionError, Result as DfResult};
 use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Query, SelectItem, SetExpr};
+use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::window::{Window, Windowing};
 use sluicebox_actors::ports::{Finished, GoldTable};
@@ -37,11 +38,30 @@ impl Default for GoldOptions {
     }
 }
 
+/// Of our own aggregates' states: raised when the bytes of one change.
+const STATES_VERSION: u32 = 1;
+
+fn meaning(statement: &str, program: &Program, windowing: Windowing, options: GoldOptions) -> String {
+    let columns = |schema: &SchemaRef| {
+        let columns = schema.fields().iter().map(|field| format!("{}: {}", field.name(), field.data_type()));
+        columns.collect::<Vec<_>>().join(", ")
+    };
+    let text = format!(
+        "{STATES_VERSION}\n{statement}\n{}\n{}\n{} {}",
+        columns(&program.narrow),
+        columns(&program.states),
+        windowing.size_us,
+        options.lg_k
+    );
+    Hash::of(text.as_bytes()).as_str().to_owned()
+}
+
 /// A compiled Gold statement.
 pub struct GoldPlan {
     table: GoldTable,
     silver: SchemaRef,
     program: Arc<Program>,
+    meaning: String,
 }
 
 impl GoldPlan {
@@ -78,7 +98,15 @@ impl GoldPlan {
         add_window(blame, &mut query)?;
         let plan = catalog.plan(blame, &query)?;
         let program = lower(blame, plan, &catalog.schema, &query)?;
-        Ok(Self { table: GoldTable { name: name.into(), windowing }, silver: silver.clone(), program: Arc::new(program) })
+        let meaning = meaning(&query.to_string(), &program, windowing, options);
+        let table = GoldTable { name: name.into(), windowing };
+        Ok(Self { table, silver: silver.clone(), program: Arc::new(program), meaning })
+    }
+
+    /// A digest of all that makes states of this table what they are: equal for statements that differ in layout only, other
+    /// for every other aggregate, key, condition, window size or type of a column in use. Lateness is no part of it.
+    pub fn meaning(&self) -> &str {
+        &self.meaning
     }
 
     /// Name and windows.

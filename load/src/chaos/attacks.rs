@@ -259,8 +259,9 @@ impl Attacker {
         let named = second.said()?.contains(&format!("process {} on", first.pid()));
         if status.and_then(|status| status.code()) != Some(REFUSED) || !named {
             self.tally.differ(format!("a second run beside {}: {status:?}\n    {}", first.pid(), second.last_words()));
+        } else {
+            self.tally.refused += 1;
         }
-        self.tally.refused += 1;
         Ok(())
     }
 

@@ -40,7 +40,7 @@ pub(super) struct Tally {
     pub(super) not_passed: BTreeSet<(&'static str, u64)>,
     pub(super) panics: BTreeSet<&'static str>,
     pub(super) not_panicked: BTreeSet<&'static str>,
-    /// Second runs that were tried.
+    /// Second runs that were refused as they must be.
     pub(super) refused: u64,
     /// Verbs that looked on beside a run.
     pub(super) looks: u64,

@@ -127,6 +127,7 @@ mod tests {
 
     fn row(shard: &str, epoch: u64) -> ShardRow {
         ShardRow {
+            stream: "events".into(),
             shard: ShardId::new(shard),
             owner: String::new(),
             lease_epoch: 1,

@@ -32,6 +32,9 @@ use work::{Cache, collect, emit, publish, rebase};
 
 /// Mailbox of Gold. Only notices come in: at most two per shard wait for their commit to be told.
 const MAILBOX: usize = 1 << 12;
+/// How often windows that are held back are looked at.
+const PATIENCE_LOOK: Duration = Duration::from_secs(1);
+
 /// The world of Gold.
 #[derive(Clone)]
 pub struct GoldParts {
@@ -135,6 +138,12 @@ impl Actor for GoldActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.reading = true;
+        if self.machine.is_impatient() {
+            ctx.run_interval(PATIENCE_LOOK, |actor, ctx| {
+                actor.machine.tick(actor.parts.clock.now_us());
+                actor.pump(ctx);
+            });
+        }
         let parts = self.parts.clone();
         let load = async move { load(&parts).await };
         ctx.spawn(load.into_actor(self).map(|loaded, actor, ctx| {

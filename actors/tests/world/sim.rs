@@ -302,6 +302,6 @@ pub(crate) fn config() -> PipelineConfig {
             breaker,
         },
         restart: RestartConfig { backoff_min_us: 10_000, backoff_max_us: SECOND, intensity: 1_000_000, period_us: 60 * SECOND },
-        gold: GoldConfig { collect_after: 256 },
+        gold: GoldConfig { collect_after: 256, max_wait_us: Vec::new() },
     }
 }

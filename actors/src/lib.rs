@@ -52,6 +52,7 @@ pub mod toolkit {
     pub mod board;
     pub mod crash;
     pub mod credit;
+    pub mod flag;
     pub mod outlet;
     pub mod pause;
     pub mod spawn;

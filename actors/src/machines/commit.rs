@@ -439,8 +439,8 @@ fn blocked_row(parent: &ShardRow, child: &crate::ports::ShardInfo) -> ShardRow {
         hash_end: child.hash_end,
         epoch: 0,
         position: crate::model::position::Position::START,
-        // At most what its parents promise; raised to their minimum when it opens.
-        bound: Bound::UNKNOWN.max(parent.bound),
+        // Its parents stand for it until it opens with the minimum of what they committed: this commit may yet be lost.
+        bound: Bound::UNKNOWN,
         object: None,
     }
 }

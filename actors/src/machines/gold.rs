@@ -119,6 +119,16 @@ impl GoldMachine {
         self.lanes.get(shard).and_then(|lane| lane.epochs.keys().next_back()).copied().unwrap_or(0)
     }
 
+    /// Is any of these rows newer than what is known here?
+    pub fn is_outdated(&self, shards: &[ShardRow], windows: &[WindowRow]) -> bool {
+        let newer = |row: &WindowRow| {
+            let known = self.table(&row.table).and_then(|table| self.windows.get(&(table, row.start_us)));
+            known.and_then(|state| state.row.as_ref()).is_none_or(|known| known.version < row.version)
+        };
+        let committed = |row: &ShardRow| self.lanes.get(&row.shard).is_none_or(|lane| lane.row.epoch < row.epoch);
+        windows.iter().any(newer) || shards.iter().any(committed)
+    }
+
     /// A committed epoch. To be given in order per shard.
     pub fn know_epoch(&mut self, header: &EpochHeader, object: ObjectRef) -> Result<()> {
         let Some(lane) = self.lanes.get_mut(&header.shard) else {

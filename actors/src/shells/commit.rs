@@ -69,7 +69,7 @@ impl CommitActor {
                 Ok(CommitEvent::Put)
             }),
             CommitEffect::CreateRows(children) => self.begin(ctx, async move {
-                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &shard, &children)).await?;
+                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &children)).await?;
                 Ok(CommitEvent::RowsCreated)
             }),
             // Never repeated here: after an answer that did not come, only the row knows.
@@ -121,17 +121,10 @@ impl CommitActor {
     }
 }
 
-async fn create(rows: &dyn Rows, shard: &ShardId, children: &[ShardRow]) -> Result<()> {
+async fn create(rows: &dyn Rows, children: &[ShardRow]) -> Result<()> {
     for child in children {
-        let mut child = child.clone();
-        // The other parent of a merge may be behind: a child promises nothing that one of its parents doesn't.
-        for other in child.parents.iter().filter(|parent| *parent != shard) {
-            if let Some(other) = rows.shard(other).await? {
-                child.bound = child.bound.min(other.bound);
-            }
-        }
         // Lost = it exists: a merge's other parent was here before, or we were, before a crash.
-        rows.create_shard(&child).await?;
+        rows.create_shard(child).await?;
     }
     Ok(())
 }

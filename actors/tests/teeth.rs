@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use crate::drain::filled;
-use crate::world::plan::{Act, Flaw, Op, Plan};
-use crate::world::sim::{End, Sim};
-use crate::world::truth::{MINUTE, T0};
+use sluicebox_sim::plan::{Act, Flaw, Op, Plan};
+use sluicebox_sim::sim::{End, Sim};
+use sluicebox_sim::truth::{MINUTE, T0};
 
 fn world() -> Sim {
     let mut sim = filled(31, 2, 60);
@@ -58,7 +58,7 @@ fn a_stream_that_lies_is_noticed() {
 #[test]
 fn files_that_are_visible_too_early_are_noticed() {
     let sim = world();
-    let crash = Plan::nth(Op::RowUpdate, 4, Act::CrashBefore);
+    let crash = Plan::nth(Op::RowUpdate, 2, Act::CrashBefore);
     sim.run(Plan { flaw: Some(Flaw::OutputsPublishAtStaging), ..crash });
     assert!(!sim.store().strangers().is_empty());
 }

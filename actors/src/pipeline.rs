@@ -147,7 +147,10 @@ async fn shards(parts: &Parts, places: &Places, stop: Flag, door: &Door<NewEpoch
     let mut supervised = BTreeSet::new();
     let mut running = 0usize;
     loop {
-        let rows = retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards()).await?;
+        let mut rows = retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards()).await?;
+        if rows.iter().any(|row| !supervised.contains(&row.shard) && may_open(parts, row, &rows) && lacks_a_parent(row, &rows)) {
+            rows = retrying(parts.clock.clone(), "looking for a parent", || rows_of_all_listed(parts)).await?;
+        }
         for (index, row) in rows.iter().enumerate() {
             if may_open(parts, row, &rows) && supervised.insert(row.shard.clone()) {
                 running += 1;
@@ -211,6 +214,17 @@ async fn create_rows(parts: &Parts, infos: &[ShardInfo]) -> Result<()> {
         parts.rows.create_shard(&new_row(parts, info, waits)).await?;
     }
     Ok(())
+}
+
+/// A shard may be merged with one whose own parent is still being read: it has no row yet, and is not forgotten either.
+fn lacks_a_parent(row: &ShardRow, rows: &[ShardRow]) -> bool {
+    row.state == ShardState::Blocked && row.parents.iter().any(|parent| rows.iter().all(|other| other.shard != *parent))
+}
+
+/// Whatever the stream still lists has a row after this: a parent without one is forgotten.
+async fn rows_of_all_listed(parts: &Parts) -> Result<Vec<ShardRow>> {
+    create_rows(parts, &parts.stream.shards().await?).await?;
+    parts.rows.shards().await
 }
 
 fn new_row(parts: &Parts, info: &ShardInfo, waits: bool) -> ShardRow {

@@ -7,6 +7,7 @@ use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::OnGap;
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::model::row::ShardState;
 use sluicebox_actors::toolkit::board::Life;
 
 use crate::drain::filled;
@@ -131,7 +132,7 @@ fn a_split_and_a_merge_keep_everything_in_order() {
     sim.assert_complete();
     let store = sim.store();
     assert_eq!(store.rows.len(), 5);
-    assert_eq!(store.rows.values().filter(|row| row.state == sluicebox_actors::model::row::ShardState::Drained).count(), 3);
+    assert_eq!(store.rows.values().filter(|row| row.state == ShardState::Drained).count(), 3);
 }
 
 #[test]
@@ -152,6 +153,36 @@ fn a_shard_that_splits_while_it_is_read_hands_over_to_its_children() {
         })
     });
     sim.run_with(Plan::default(), script).good();
+    sim.config.shard.drain = true;
+    sim.drain();
+    sim.assert_complete();
+}
+
+#[test]
+fn a_merge_waits_for_a_parent_that_has_no_row_yet() {
+    let mut sim = Sim::new(49, 2);
+    sim.config.shard.drain = false;
+    sim.config.fetch.records = 1;
+    sim.fill(0, 300, &mut Rng(49));
+    let copy = sim.clone();
+    let script: sluicebox_sim::sim::Script = Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            // Shard 1 ends at once; shard 2, which it is merged with, is born only when shard 0 is read to its end.
+            let children = copy.reshard(&[0]);
+            let merged = copy.reshard(&[1, children[0]]);
+            copy.fill(children[0], 5, &mut Rng(50));
+            copy.fill(merged[0], 5, &mut Rng(51));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let store = copy.store();
+            let state = |index: usize| store.rows.get(&shard_id(index)).map(|row| row.state);
+            assert_eq!((state(1), state(4)), (Some(ShardState::Drained), Some(ShardState::Blocked)));
+            drop(store);
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            hands.stop.send_replace(true);
+        })
+    });
+    sim.run_with(Plan { latency_ms: 60, ..Plan::default() }, script).good();
     sim.config.shard.drain = true;
     sim.drain();
     sim.assert_complete();

@@ -95,9 +95,7 @@ impl Store {
 
     pub fn read(&mut self, shard: &ShardId, after: Position, records: usize, bytes: usize, flaw: ReadFlaw) -> Result<Read> {
         let now_us = self.now_us;
-        let parents = self.rows.get(shard).map(|row| row.parents.clone()).unwrap_or_default();
-        let drained = |parent: &ShardId| self.rows.get(parent).is_none_or(|row| row.state == ShardState::Drained);
-        let in_order = parents.iter().all(drained);
+        let in_order = self.rows.get(shard).is_none_or(|row| self.parents_are_drained(row));
         self.rule(in_order, || format!("{shard}: read before its parents are drained"));
         let log = self.streams.get(shard).ok_or_else(|| Fault::corrupt(format!("no shard {shard}")))?;
         let number = after.sequence().and_then(Sequence::as_dense).unwrap_or(0) as usize;
@@ -139,6 +137,12 @@ impl Store {
         Cas::Won
     }
 
+    /// A parent that has no row yet is not drained either.
+    fn parents_are_drained(&self, row: &ShardRow) -> bool {
+        let drained = |parent| self.rows.get(parent).is_some_and(|row| row.state == ShardState::Drained);
+        row.parents.iter().all(|parent| drained(parent) || !self.streams.contains_key(parent))
+    }
+
     pub fn update_shard(&mut self, expected: Fence, row: &ShardRow, ignore_fence: bool, who: u64) -> Result<Cas> {
         let shard = &row.shard;
         let Some(old) = self.rows.get(shard).cloned() else {
@@ -161,7 +165,7 @@ impl Store {
         self.rule(!drained || row.state == ShardState::Drained, || format!("{shard}: left the state drained"));
         if old.state == ShardState::Blocked {
             let parents: Vec<_> = row.parents.iter().filter_map(|parent| self.rows.get(parent)).collect();
-            let drained = parents.iter().all(|parent| parent.state == ShardState::Drained);
+            let drained = self.parents_are_drained(row);
             let least = parents.iter().map(|parent| parent.bound).min();
             self.rule(drained, || format!("{shard}: opens before its parents are drained"));
             self.rule(Some(row.bound) == least, || format!("{shard}: opens with {:?} after {least:?}", row.bound));

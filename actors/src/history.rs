@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::machines::commit::History;
+use crate::machines::commit::{Committed, History};
 use crate::model::epoch::{EpochObject, Hash, ObjectRef};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
@@ -28,6 +28,8 @@ pub struct Taken {
     pub row: ShardRow,
     /// From its newest epoch object.
     pub history: History,
+    /// Its newest epoch; none before the first.
+    pub newest: Option<Committed>,
     /// Outputs that this takeover made visible or found visible.
     pub published: usize,
 }
@@ -45,7 +47,7 @@ pub async fn take_over(
     let row = raise_lease(rows, shard, owner, clock.random()).await?;
     crash::pass("takeover.after_lease");
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
-    let (mut history, mut published) = (History::default(), 0);
+    let (mut history, mut newest, mut published) = (History::default(), None, 0);
     if let Some(object) = &row.object {
         let header = match read(blobs, object).await {
             Ok(object) => object.header,
@@ -59,12 +61,8 @@ pub async fn take_over(
             published += 1;
             crash::pass("takeover.after_publish");
         }
-        history = History {
-            totals: header.totals,
-            ordinals: header.ordinals,
-            max_event_us: header.max_event_us,
-            last_arrival_us: header.last_arrival_us,
-        };
+        history = History::after(&header);
+        newest = Some(Committed { row: row.clone(), header });
     }
     outputs.discard_staged(permit, shard, &[]).await?;
     crash::pass("takeover.after_discard");
@@ -75,7 +73,7 @@ pub async fn take_over(
             blobs.delete(&key).await?;
         }
     }
-    Ok(Taken { row, history, published })
+    Ok(Taken { row, history, newest, published })
 }
 
 /// `random` makes the row of this try unlike that of any other, even of an owner with the same name: an answer that did not come

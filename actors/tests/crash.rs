@@ -97,6 +97,18 @@ fn a_deletion_that_arrives_while_the_next_process_reads_its_chains_is_no_damage(
 }
 
 #[test]
+fn a_commit_that_arrives_between_the_start_of_gold_and_the_takeover_is_in_gold() {
+    for late_at in 0..40 {
+        let sim = filled(26, 2, 4);
+        let ran = sim.run(Plan { seed: 77, ..Plan::nth(Op::RowUpdate, 0, Act::CrashLate) });
+        assert!(matches!(ran.end, End::Crashed));
+        sim.run(Plan { seed: 78, late_at, ..Plan::default() }).good();
+        let wrong = sim.wrong(&[]);
+        assert!(wrong.is_empty(), "arrives at {late_at}: {wrong:#?}");
+    }
+}
+
+#[test]
 fn a_crash_anywhere_around_a_split_and_a_merge_loses_and_doubles_nothing() {
     sweep(lineage, &[Act::CrashBefore, Act::CrashAfter], 5);
 }

@@ -127,6 +127,10 @@ impl Supervisor {
             live.had_records = taken.history.last_arrival_us.is_some();
             live.totals = taken.history.totals.clone();
         });
+        // It may have become true after Gold had read the rows: a swap of the last owner that arrived late.
+        if let Some(newest) = taken.newest.clone() {
+            self.door.tell(NewEpoch(Box::new(newest)));
+        }
         if taken.row.state == ShardState::Drained {
             return Ok(("takeover", Exit::Finished));
         }

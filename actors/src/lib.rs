@@ -42,6 +42,7 @@ pub mod model {
     pub mod position;
     pub mod record;
     pub mod row;
+    pub mod sabotage;
     pub mod stamp;
     pub mod states;
     pub mod window;

@@ -7,5 +7,7 @@ mod drain;
 mod faults;
 mod seeds;
 mod supervise;
+mod sweep;
 mod teeth;
+mod threads;
 mod time;

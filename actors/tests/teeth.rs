@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+#[cfg(debug_assertions)]
+use sluicebox_actors::model::sabotage::{self, Sabotage};
+#[cfg(debug_assertions)]
+use sluicebox_sim::swarm::survive;
+
 use crate::drain::filled;
 use sluicebox_sim::plan::{Act, Flaw, Op, Plan};
 use sluicebox_sim::sim::{End, Sim};
@@ -18,6 +23,32 @@ fn noticed_by_the_oracle(flaw: Flaw) {
     let ran = sim.run(Plan::flawed(flaw));
     assert!(matches!(ran.end, End::Ended(_)), "{flaw:?} is meant to slip through the pipeline: {:?}", ran.end);
     assert!(!sim.wrong(&[]).is_empty(), "{flaw:?} was not noticed");
+}
+
+/// The pipeline itself breaks this rule, in as many random worlds as it takes to be noticed for the right reason.
+#[cfg(debug_assertions)]
+fn noticed_by_the_swarm(sabotage: Sabotage, reason: &str) {
+    let noticed = (0..400).any(|seed| {
+        let _armed = sabotage::arm(sabotage);
+        survive(seed).is_err_and(|failure| failure.broken.iter().any(|rule| rule.contains(reason)))
+    });
+    assert!(noticed, "{sabotage:?}: 400 seeds did not notice that {reason}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_protocol_that_is_broken_on_purpose_is_noticed_whichever_rule_it_is() {
+    let reasons = [
+        (Sabotage::SkipTheSwap, "without a commit"),
+        (Sabotage::PublishBeforeCommit, "without a commit"),
+        (Sabotage::DropABarrier, "Hung"),
+        (Sabotage::AdvanceByTheClock, "the shard is not idle"),
+        (Sabotage::CommitWhenStopped, "is committed without its object"),
+        (Sabotage::ReuseTheKey, "was put twice with different bytes"),
+        (Sabotage::TellGoldBeforeCommit, "but its vector says"),
+    ];
+    assert_eq!(reasons.map(|(sabotage, _)| sabotage), sabotage::ALL);
+    reasons.into_iter().for_each(|(sabotage, reason)| noticed_by_the_swarm(sabotage, reason));
 }
 
 #[test]

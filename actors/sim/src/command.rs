@@ -10,7 +10,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::coverage::Coverage;
-use crate::swarm::{Failure, survive};
+use crate::swarm::{Arena, Failure};
 
 /// Seeds that a thread takes at once.
 const AT_ONCE: u64 = 64;
@@ -23,11 +23,13 @@ pub struct Command {
     pub threads: u64,
     /// Ends after so many minutes at the latest; none = when the seeds are through.
     pub minutes: Option<u64>,
+    /// A failure tells so many of its last operations.
+    pub tell: u64,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        Self { seeds: 10_000, from: 0, threads: 2, minutes: None }
+        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40 }
     }
 }
 
@@ -39,7 +41,7 @@ struct Crowd {
 }
 
 impl Command {
-    /// Reads `--seeds N --from S --threads T --minutes M`.
+    /// Reads `--seeds N --from S --threads T --minutes M --tell L`.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut command = Self::default();
         for pair in arguments.chunks(2) {
@@ -50,7 +52,8 @@ impl Command {
                 "--from" => command.from = number,
                 "--threads" => command.threads = number.clamp(1, 256),
                 "--minutes" => command.minutes = Some(number),
-                other => return Err(format!("unknown `{other}`; there are --seeds, --from, --threads, --minutes")),
+                "--tell" => command.tell = number,
+                other => return Err(format!("unknown `{other}`; there are --seeds, --from, --threads, --minutes, --tell")),
             }
         }
         Ok(command)
@@ -92,7 +95,7 @@ impl Command {
     }
 
     fn take_part(&self, crowd: &Crowd) {
-        let end = self.from.saturating_add(self.seeds);
+        let (arena, end) = (Arena::telling(self.tell as usize), self.from.saturating_add(self.seeds));
         while !crowd.end.load(Ordering::Relaxed) {
             let first = crowd.next.fetch_add(AT_ONCE, Ordering::Relaxed);
             if first >= end {
@@ -100,8 +103,8 @@ impl Command {
             }
             let mut met = Coverage::default();
             for seed in first..end.min(first + AT_ONCE) {
-                match survive(seed) {
-                    Ok(coverage) => met.add(&coverage),
+                match arena.survive(seed) {
+                    Ok(survived) => met.add(&survived.coverage),
                     Err(failure) => {
                         let mut failed = lock(&crowd.failed);
                         failed.push(*failure);

@@ -30,7 +30,7 @@ use crate::plan::{Op, Plan, Rng};
 use crate::process::{BUSY, Process};
 use crate::store::Store;
 use crate::trace::Keep;
-use crate::truth::{Dialect, MINUTE, SECOND, ShardLog, T0, Truth};
+use crate::truth::{DISORDER, Dialect, MINUTE, SECOND, ShardLog, T0, Truth};
 
 /// Makes a port for one process.
 pub type Make<T> = Arc<dyn Fn(&Arc<Process>) -> Arc<T> + Send + Sync>;
@@ -368,7 +368,7 @@ pub fn config() -> PipelineConfig {
         shard: ShardConfig {
             commit_interval_us: SECOND,
             commit_size: 400,
-            disorder_us: 10 * SECOND,
+            disorder_us: DISORDER,
             poll_us: 100_000,
             on_gap: OnGap::Halt,
             drain: true,

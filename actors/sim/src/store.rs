@@ -3,7 +3,7 @@
 //! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end
 //! (oracle).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput};
@@ -12,7 +12,7 @@ use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{Fence, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
 use sluicebox_actors::ports::{Cas, Read};
 
-use crate::truth::{Dialect, Judged, ShardLog, TABLES, WindowJudged, judge};
+use crate::truth::{DISORDER, Dialect, Judged, ShardLog, TABLES, WindowJudged, judge};
 
 /// A written file.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -67,6 +67,8 @@ pub struct Store {
     pub alive: u64,
     /// Who may publish: (shard, lease, epoch) → the process that won it.
     permits: BTreeMap<(ShardId, u64, u64), u64>,
+    /// Where a read has said that there is no more.
+    read_to_end: BTreeSet<(ShardId, Position)>,
     /// The global watermark as last seen.
     watermark_us: Option<i64>,
     /// Rare and important situations that really occurred.
@@ -112,6 +114,9 @@ impl Store {
             next += 1;
         }
         let more = log.records.get(next).is_some_and(|many| many[0].raw.arrival_us <= now_us);
+        if taken.is_empty() && !more {
+            self.read_to_end.insert((shard.clone(), after));
+        }
         let at_end = next >= log.records.len() && log.closed_at.is_some_and(|at| at <= now_us);
         let ended = at_end.then(|| log.children.clone());
         if !taken.is_empty() {
@@ -220,6 +225,7 @@ impl Store {
             Some(log) => judge(shard, log.between(header.from, header.to), header.bound_opened.0, self.dialect.bad),
         };
         self.check_counts(&header, &judged);
+        self.check_bound(&header, &judged);
         self.check_sealed(shard, epoch, &judged);
         for output in &header.outputs {
             let staged = self.staged.get(&output.staged).or_else(|| self.visible.get(&output.path));
@@ -261,6 +267,21 @@ impl Store {
             let same = (counts.on_time, counts.late, counts.too_late) == (truth.on_time, truth.late, truth.too_late);
             self.rule(same, || format!("{at}: window counts {counts:?} but it is {truth:?}"));
         }
+    }
+
+    /// B follows from data; by anything else it moves only while the shard is idle, and that needs a read that said so.
+    fn check_bound(&mut self, header: &EpochHeader, judged: &Judged) {
+        let before = self.commits.get(&header.shard).into_iter().flatten().filter_map(|commit| commit.judged.max_event_us).max();
+        let known = before.max(judged.max_event_us).map_or(i64::MIN, |event| event.saturating_sub(DISORDER));
+        if header.bound_committed.0 <= known.max(header.bound_opened.0) {
+            return;
+        }
+        let idle = header.from == header.to && self.read_to_end.contains(&(header.shard.clone(), header.to));
+        let at = format!("{}/{}", header.shard, header.epoch);
+        self.rule(idle, || {
+            format!("{at}: B moves to {:?}, its data to {known}, and the shard is not idle", header.bound_committed)
+        });
+        self.mark("an idle shard's bound moves");
     }
 
     fn check_sealed(&mut self, shard: &ShardId, epoch: u64, judged: &Judged) {

@@ -62,6 +62,13 @@ impl Default for Arena {
     }
 }
 
+impl Arena {
+    /// Failures tell so many of the last operations.
+    pub fn telling(lines: usize) -> Self {
+        Self { keep: Keep::Last(lines), ..Self::default() }
+    }
+}
+
 /// The world of a seed, in chaos and then in peace.
 pub fn survive(seed: u64) -> Result<Coverage, Box<Failure>> {
     Arena::default().survive(seed).map(|survived| survived.coverage)
@@ -272,7 +279,8 @@ impl Life {
             return Ok(());
         }
         let mut last = std::mem::take(if self.last.is_empty() { &mut self.survived.trace } else { &mut self.last });
-        last.drain(..last.len().saturating_sub(TOLD));
+        let told = if let Keep::Last(most) = self.sim.keep { most } else { TOLD };
+        last.drain(..last.len().saturating_sub(told));
         Err(Box::new(Failure { seed: self.sim.seed, drawn: std::mem::take(&mut self.drawn), last, broken }))
     }
 

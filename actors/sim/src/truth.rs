@@ -17,6 +17,9 @@ pub const T0: i64 = 480_000 * HOUR_US;
 pub const SECOND: i64 = 1_000_000;
 pub const MINUTE: i64 = 60 * SECOND;
 
+/// How far event times may lie behind the largest one seen without being late.
+pub const DISORDER: i64 = 10 * SECOND;
+
 /// A Gold table of the tests: (name, window, allowed lateness).
 pub const TABLES: [(&str, i64, i64); 2] = [("hourly", HOUR_US, 2 * HOUR_US), ("tens", 10 * MINUTE, 0)];
 

@@ -11,7 +11,8 @@ use crate::machines::commit::{CommitEffect, CommitEvent, CommitMachine, Committe
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::ShardRow;
-use crate::ports::{Blobs, Clock, CommitPermit, Outputs, Rows};
+use crate::model::sabotage::{self, Sabotage};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Rows};
 use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Settled, Staged};
 use crate::shells::shard::ShardActor;
 use crate::toolkit::board::Board;
@@ -46,6 +47,16 @@ pub struct CommitActor {
 
 impl Actor for CommitActor {
     type Context = Context<Self>;
+
+    fn stopped(&mut self, _: &mut Self::Context) {
+        // Nothing: see design, "the commit protocol". A crash runs destructors too.
+        if sabotage::is(Sabotage::CommitWhenStopped)
+            && let Some(begun) = self.machine.begun()
+        {
+            let (rows, fence) = (self.rows.clone(), self.machine.row().fence());
+            actix::spawn(async move { rows.update_shard(fence, &begun.row).await.is_ok() });
+        }
+    }
 }
 
 impl CommitActor {
@@ -59,9 +70,25 @@ impl CommitActor {
     }
 
     fn carry_out(&mut self, effect: CommitEffect, ctx: &mut Context<Self>) {
+        if sabotage::is(Sabotage::TellGoldBeforeCommit)
+            && matches!(effect, CommitEffect::Swap(..))
+            && let Some(begun) = self.machine.begun()
+        {
+            self.gold.tell(NewEpoch(Box::new(begun)));
+        }
         let (rows, blobs, clock) = (self.rows.clone(), self.blobs.clone(), self.clock.clone());
         let shard = self.shard_id.clone();
         match effect {
+            CommitEffect::Put(key, object) if sabotage::is(Sabotage::PublishBeforeCommit) => {
+                let (outputs, begun) = (self.outputs.clone(), self.machine.begun());
+                self.begin(ctx, async move {
+                    retrying(clock.clone(), "storing an epoch object", || blobs.put(&key, object.clone())).await?;
+                    if let Some(Committed { row, header }) = begun {
+                        publish(outputs, clock, CommitPermit::won(row.lease_epoch, row.epoch), header.outputs).await?;
+                    }
+                    Ok(CommitEvent::Put)
+                });
+            }
             CommitEffect::Put(key, object) => self.begin(ctx, async move {
                 crash::pass("commit.before_put");
                 retrying(clock, "storing an epoch object", || blobs.put(&key, object.clone())).await?;
@@ -72,6 +99,9 @@ impl CommitActor {
                 retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &children)).await?;
                 Ok(CommitEvent::RowsCreated)
             }),
+            CommitEffect::Swap(..) if sabotage::is(Sabotage::SkipTheSwap) => {
+                self.begin(ctx, async { Ok(CommitEvent::Swapped(Some(Cas::Won))) });
+            }
             // Never repeated here: after an answer that did not come, only the row knows.
             CommitEffect::Swap(fence, row) => self.begin(ctx, async move {
                 match rows.update_shard(fence, &row).await {

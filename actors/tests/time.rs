@@ -6,9 +6,9 @@ use sluicebox_actors::model::row::WindowStatus;
 use sluicebox_actors::model::window::Bound;
 
 use crate::drain::filled;
-use crate::world::plan::{Act, Op, Plan, Rng};
-use crate::world::sim::{Script, Sim, lock, shard_id, stop_after};
-use crate::world::truth::{MINUTE, SECOND, T0};
+use sluicebox_sim::plan::{Act, Op, Plan, Rng};
+use sluicebox_sim::sim::{Script, Sim, lock, shard_id, stop_after};
+use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
 /// A service over empty shards: it does not drain.
 fn service(seed: u64, shards: usize) -> Sim {
@@ -160,7 +160,7 @@ fn an_idle_shard_does_not_pass_one_whose_row_nobody_has_read_yet() {
             hands.stop.send_replace(true);
         })
     });
-    sim.run_with(Plan::nth(Op::RowUpdate, 1, Act::Stall(Duration::from_secs(60))), script).good();
+    sim.run_with(Plan::nth(Op::RowLease, 1, Act::Stall(Duration::from_secs(60))), script).good();
 }
 
 #[test]

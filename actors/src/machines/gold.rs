@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::epoch::{EpochHeader, LedgerLine, ObjectRef, Segment};
+use crate::model::epoch::{EpochHeader, ObjectRef, Segment};
 use crate::model::fault::{Fault, Result};
 use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState, Vector, WindowRow, WindowStatus, WindowTotals, dominates};
@@ -104,20 +104,21 @@ impl GoldMachine {
         self.lanes.0.get(shard).and_then(|lane| lane.epochs.keys().next_back()).copied().unwrap_or(0)
     }
 
+    /// Is any of these rows newer than what is known here?
+    pub fn is_outdated(&self, shards: &[ShardRow], windows: &[WindowRow]) -> bool {
+        let newer = |row: &WindowRow| {
+            let known = self.table(&row.table).and_then(|table| self.windows.get(&(table, row.start_us)));
+            known.and_then(|state| state.row.as_ref()).is_none_or(|known| known.version < row.version)
+        };
+        let committed = |row: &ShardRow| self.lanes.0.get(&row.shard).is_none_or(|lane| lane.row.epoch < row.epoch);
+        windows.iter().any(newer) || shards.iter().any(committed)
+    }
+
     /// A committed epoch. To be given in order per shard.
     pub fn know_epoch(&mut self, header: &EpochHeader, object: ObjectRef) -> Result<()> {
-        let Some(lane) = self.lanes.0.get_mut(&header.shard) else {
-            return Err(Fault::bug("an epoch of a shard that Gold does not know"));
-        };
-        // Known, or known and collected already: a notice may come later than what it tells.
-        if lane.epochs.last_key_value().is_some_and(|(last, _)| header.epoch <= *last) {
-            return Ok(());
+        if !self.lanes.add(header, object)? {
+            return Ok(()); // a notice may come later than what it tells
         }
-        for older in lane.epochs.values_mut() {
-            older.unpublished &= header.pending.iter().any(|output| output.epoch == older.line.header.epoch);
-        }
-        let line = LedgerLine::of(header, object.sha256.clone());
-        lane.epochs.insert(header.epoch, Epoch { object, line, unpublished: !header.outputs.is_empty() });
         let mut pieces: BTreeMap<(usize, i64, u64), Vec<Segment>> = BTreeMap::new();
         for segment in &header.segments {
             let table = self.tables.iter().position(|table| table.name.as_ref() == segment.table);

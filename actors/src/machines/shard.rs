@@ -7,6 +7,7 @@ use crate::machines::breaker::{Breaker, BreakerConfig, Failures, Trip};
 use crate::model::fault::Fault;
 use crate::model::position::Position;
 use crate::model::record::RawRecord;
+use crate::model::sabotage::{self, Sabotage};
 use crate::model::window::Bound;
 use crate::ports::{Read, ShardInfo};
 
@@ -325,7 +326,7 @@ impl ShardMachine {
     fn next_bound(&self) -> Bound {
         let own = self.max_event_us.map_or(Bound::UNKNOWN, |event| Bound::from_event(event, self.config.disorder_us));
         let mut bound = self.open.bound.max(own);
-        if !self.is_idle() || self.in_partitions > 0 {
+        if (!self.is_idle() || self.in_partitions > 0) && !sabotage::is(Sabotage::AdvanceByTheClock) {
             return bound;
         }
         match (self.last_arrival_us, self.max_event_us) {

@@ -4,7 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::epoch::{LedgerLine, ObjectRef};
+use crate::model::epoch::{EpochHeader, LedgerLine, ObjectRef};
+use crate::model::fault::{Fault, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::model::window::Bound;
@@ -29,6 +30,22 @@ pub(super) struct Epoch {
 pub(super) struct Lanes(pub(super) BTreeMap<ShardId, Lane>);
 
 impl Lanes {
+    /// A committed epoch; false if it is known, or known and collected already.
+    pub(super) fn add(&mut self, header: &EpochHeader, object: ObjectRef) -> Result<bool> {
+        let Some(lane) = self.0.get_mut(&header.shard) else {
+            return Err(Fault::bug("an epoch of a shard that Gold does not know"));
+        };
+        if lane.epochs.last_key_value().is_some_and(|(last, _)| header.epoch <= *last) {
+            return Ok(false);
+        }
+        for older in lane.epochs.values_mut() {
+            older.unpublished &= header.pending.iter().any(|output| output.epoch == older.line.header.epoch);
+        }
+        let line = LedgerLine::of(header, object.sha256.clone());
+        lane.epochs.insert(header.epoch, Epoch { object, line, unpublished: !header.outputs.is_empty() });
+        Ok(true)
+    }
+
     /// The smallest committed bound of all live shards: no later epoch of any of them opens below it.
     pub(super) fn watermark(&self) -> Bound {
         // Somebody's records are missing: nobody knows what that shard will still bring.

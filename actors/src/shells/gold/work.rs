@@ -13,7 +13,7 @@ use super::load::key_of;
 use crate::history;
 use crate::machines::gold::Load;
 use crate::model::epoch::{EpochObject, Hash, LedgerLine, ObjectRef};
-use crate::model::fault::{Fault, Result};
+use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Base, WindowRow};
 use crate::model::states;
@@ -49,14 +49,49 @@ async fn cached(parts: &GoldParts, cache: &tokio::sync::Mutex<Cache>, object: &O
     Ok(read)
 }
 
-/// The merge of a window's base and these partials; none = there is nothing.
+/// What it means that an object is damaged or missing which a window's row asked for. While the row stands at this version:
+/// damage. When it has moved on, another Gold has put something newer in its place: whoever asked is fenced.
+async fn damage_or_fence(parts: &GoldParts, row: &WindowRow, version: u64, fault: Fault) -> Fault {
+    if fault.kind() != Kind::Corrupt {
+        return fault;
+    }
+    match parts.rows.window(&row.table, row.start_us).await {
+        Ok(now) if now.as_ref().map_or(0, |now| now.version) != version => {
+            Fault::fenced(format!("window {} of {} has moved on: {fault}", row.start_us, row.table))
+        }
+        Ok(_) => fault,
+        Err(unknown) => unknown,
+    }
+}
+
+/// The content of a revision that is to be made visible.
+pub(super) async fn read_content(parts: &GoldParts, row: &WindowRow, content: &ObjectRef) -> Result<bytes::Bytes> {
+    match history::read_verified(parts.blobs.as_ref(), content).await {
+        Ok(content) => Ok(content),
+        Err(fault) => Err(damage_or_fence(parts, row, row.version, fault).await),
+    }
+}
+
+/// The merge of a window's base and these partials, read for a swap of this version.
 async fn merged(
     parts: &GoldParts,
     cache: &tokio::sync::Mutex<Cache>,
     table: usize,
-    row: &WindowRow,
+    (row, expected): (&WindowRow, u64),
     loads: Vec<Load>,
 ) -> Result<RecordBatch> {
+    match pieces(parts, cache, row, loads).await {
+        Ok(pieces) => parts.engine.merge(table, &pieces),
+        Err(fault) => Err(damage_or_fence(parts, row, expected, fault).await),
+    }
+}
+
+async fn pieces(
+    parts: &GoldParts,
+    cache: &tokio::sync::Mutex<Cache>,
+    row: &WindowRow,
+    loads: Vec<Load>,
+) -> Result<Vec<RecordBatch>> {
     let mut pieces = Vec::new();
     if let Some(base) = &row.base {
         pieces.push(states::decode(&history::read_verified(parts.blobs.as_ref(), &base.object).await?)?);
@@ -67,7 +102,7 @@ async fn merged(
             pieces.push(states::decode(&object.segment(segment)?)?);
         }
     }
-    parts.engine.merge(table, &pieces)
+    Ok(pieces)
 }
 
 /// Merges, finishes, stores the content, swaps the row, makes it visible.
@@ -80,7 +115,7 @@ pub(super) async fn emit(
     loads: Vec<Load>,
 ) -> Result<WindowRow> {
     let windowing = parts.engine.tables()[table].windowing;
-    let states = merged(parts, cache, table, &row, loads).await?;
+    let states = merged(parts, cache, table, (&row, expected), loads).await?;
     let finished = parts.engine.finish(table, windowing.starting(row.start_us), &states)?;
     let content = parts.gold_files.encode(&row.table, &finished.rows)?;
     let key = key_of("content", &row, row.revision, parts.clock.random());
@@ -128,7 +163,7 @@ pub(super) async fn rebase(
     loads: Vec<Load>,
     base: impl FnOnce(ObjectRef) -> Base,
 ) -> Result<WindowRow> {
-    let states = states::encode(&merged(parts, cache, table, &row, loads).await?)?;
+    let states = states::encode(&merged(parts, cache, table, (&row, expected), loads).await?)?;
     let key = key_of("bases", &row, row.version, parts.clock.random());
     parts.blobs.put(&key, states.clone()).await?;
     crash::pass("base.after_put");

@@ -11,20 +11,20 @@ use sluicebox_actors::model::ledger::Counts;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::ShardRow;
 
-use super::sim::Sim;
-use super::store::{Commit, Store};
-use super::truth::{Judged, TABLES};
+use crate::sim::Sim;
+use crate::store::{Commit, Store};
+use crate::truth::{Judged, TABLES};
 
 impl Sim {
     /// Every record that ever came in is where it belongs, exactly once, and nothing else is anywhere.
     #[track_caller]
-    pub(crate) fn assert_complete(&self) {
+    pub fn assert_complete(&self) {
         self.assert_complete_but(&[]);
     }
 
     /// The same, but these shards were given up: of them only what is committed counts.
     #[track_caller]
-    pub(crate) fn assert_complete_but(&self, lost: &[ShardId]) {
+    pub fn assert_complete_but(&self, lost: &[ShardId]) {
         let wrong = self.wrong(lost);
         assert!(
             wrong.is_empty(),
@@ -36,7 +36,7 @@ impl Sim {
     }
 
     /// All broken rules.
-    pub(crate) fn wrong(&self, lost: &[ShardId]) -> Vec<String> {
+    pub fn wrong(&self, lost: &[ShardId]) -> Vec<String> {
         let mut store = self.store();
         store.check_complete(lost);
         store.check_files(lost);
@@ -47,7 +47,7 @@ impl Sim {
 
     /// Nothing is stored that nobody names: to be asked after a drain without crashes.
     #[track_caller]
-    pub(crate) fn assert_tidy(&self) {
+    pub fn assert_tidy(&self) {
         let store = self.store();
         let contents = store.windows.values().filter_map(|row| row.content.as_ref());
         let bases = store.windows.values().filter_map(|row| row.base.as_ref().map(|base| &base.object));
@@ -59,7 +59,7 @@ impl Sim {
     }
 
     /// The visible Gold as text, by (table, start).
-    pub(crate) fn gold(&self) -> BTreeMap<(String, i64), String> {
+    pub fn gold(&self) -> BTreeMap<(String, i64), String> {
         let store = self.store();
         store.gold.iter().map(|(key, shown)| (key.clone(), String::from_utf8_lossy(&shown.content).into_owned())).collect()
     }
@@ -85,7 +85,7 @@ impl Store {
     }
 
     /// Files that readers see although no commit says so.
-    pub(crate) fn strangers(&self) -> Vec<String> {
+    pub fn strangers(&self) -> Vec<String> {
         let outputs = self.commits.values().flatten().flat_map(|commit| &commit.header.outputs);
         let named: BTreeSet<_> = outputs.map(|output| &output.path).collect();
         self.visible.keys().filter(|path| !named.contains(path)).cloned().collect()

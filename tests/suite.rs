@@ -1,6 +1,7 @@
 //! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod changed_pipeline;
 mod cli;
 mod disk;
 mod embedded_stream;
@@ -27,6 +28,7 @@ mod malformed;
 mod recorded;
 mod settings;
 mod side_by_side;
+mod simulated;
 mod support {
     pub(crate) mod drive;
     pub(crate) mod outcome;

@@ -1,8 +1,10 @@
 //! sluicebox-load: makes input and measures the product from outside.
 //!
-//! Owns: the arguments. Does not own: the events (sluicebox::demo_events), the measuring (measure).
+//! Owns: the arguments. Does not own: the events (sluicebox::demo_events), the measuring (measure), the simulated world
+//! (simulate).
 
 mod measure;
+mod simulate;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ enum Verb {
     Generate(Generate),
     /// Puts files, drains and audits them with a sluicebox binary, and prints time and peak memory of each step
     Measure(measure::Measure),
+    /// Runs the pipeline in a simulated world under random faults, seed after seed, and prints what the seeds met
+    Simulate(simulate::Simulate),
 }
 
 #[derive(Debug, Args)]
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Generate(args) => generate(&args, &mut std::io::stdout().lock()).map(|()| true),
         Verb::Measure(args) => measure::measure(&args),
+        Verb::Simulate(args) => simulate::simulate(&args, &mut std::io::stdout()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -1,32 +1,24 @@
 //! Random worlds with random faults. A seed that failed once stays here by its number.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use sluicebox_sim::coverage::Coverage;
-use sluicebox_sim::plan::Op;
+use sluicebox_sim::plan::{OPS, Op};
 use sluicebox_sim::swarm::{Arena, survive};
 use sluicebox_sim::trace::Keep;
 
+use crate::threads::for_each_below;
+
 const SEEDS: u64 = 2_000;
 
-/// All seeds below [`SEEDS`], on two threads.
+/// All seeds below [`SEEDS`].
 fn swarm() -> Coverage {
-    let (next, met, failed) = (AtomicU64::new(0), Mutex::new(Coverage::default()), Mutex::new(Vec::new()));
-    let work = || {
-        while let seed @ 0..SEEDS = next.fetch_add(1, Ordering::Relaxed) {
-            match survive(seed) {
-                Ok(coverage) => met.lock().unwrap().add(&coverage),
-                Err(failure) => failed.lock().unwrap().push(failure.to_string()),
-            }
-        }
-    };
-    std::thread::scope(|scope| {
-        scope.spawn(work);
-        scope.spawn(work);
+    let met = Mutex::new(Coverage::default());
+    for_each_below(SEEDS, |seed| {
+        let coverage = survive(seed).map_err(|failure| failure.to_string())?;
+        met.lock().unwrap().add(&coverage);
+        Ok(())
     });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "{} seeds:\n{}", failed.len(), failed[..failed.len().min(3)].join("\n"));
     met.into_inner().unwrap()
 }
 
@@ -40,7 +32,45 @@ fn thousands_of_random_worlds_with_random_faults_lose_and_double_nothing_and_mee
             assert!(met.times(op, fault) > 0, "no seed meets {op:?} {fault}:\n{met}");
         }
     }
+    for op in OPS {
+        let crashes =
+            ["crash before", "crash after", "arrives after crash"].map(|fault| met.times(op, fault)).iter().sum::<u64>();
+        assert!(crashes > 0, "no process dies at {op:?}:\n{met}");
+    }
+    for situation in SITUATIONS {
+        assert!(met.marks.contains_key(situation), "it never happens that {situation}:\n{met}");
+    }
 }
+
+/// What a swarm is for: it must have happened, or the seeds prove less than they seem to.
+const SITUATIONS: [&str; 26] = [
+    "a base is deleted",
+    "a child opens",
+    "a content is deleted",
+    "a file is published again",
+    "a file is published by its owner's successor",
+    "a filtered record",
+    "a late record",
+    "a letter for a bad record",
+    "a letter for a record that came too late",
+    "a shard is taken for the first time",
+    "a stale commit is refused",
+    "a stale lease is refused",
+    "a stale window swap is refused",
+    "a swap that had already happened is delivered again",
+    "an epoch object is collected",
+    "an epoch object that never became true is collected",
+    "an epoch object that never became true is deleted at takeover",
+    "an idle shard's bound moves",
+    "files of an epoch that never became true are deleted",
+    "takeover before the first commit",
+    "takeover beside a process that lives",
+    "takeover of a drained shard with files to publish",
+    "takeover, all files visible",
+    "takeover, no file visible",
+    "takeover, some files visible",
+    "window revised",
+];
 
 #[test]
 fn the_same_seed_gives_the_same_trace_to_the_last_operation() {

@@ -174,10 +174,8 @@ fn a_merge_waits_for_a_parent_that_has_no_row_yet() {
             copy.fill(children[0], 5, &mut Rng(50));
             copy.fill(merged[0], 5, &mut Rng(51));
             tokio::time::sleep(Duration::from_secs(3)).await;
-            let store = copy.store();
-            let state = |index: usize| store.rows.get(&shard_id(index)).map(|row| row.state);
+            let state = |index: usize| copy.store().rows.get(&shard_id(index)).map(|row| row.state);
             assert_eq!((state(1), state(4)), (Some(ShardState::Drained), Some(ShardState::Blocked)));
-            drop(store);
             tokio::time::sleep(Duration::from_secs(30)).await;
             hands.stop.send_replace(true);
         })

@@ -6,6 +6,7 @@ use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::{ShardRow, ShardState};
 
 use crate::store::Store;
+use crate::truth::{Judged, WindowJudged};
 
 impl Store {
     /// This happened.
@@ -54,5 +55,17 @@ impl Store {
         if self.blobs.contains_key(key) {
             self.mark(what);
         }
+    }
+
+    /// Notes the verdicts of an epoch.
+    pub fn mark_letters(&mut self, judged: &Judged) {
+        let any = |count: fn(&WindowJudged) -> u64| judged.windows.values().any(|window| count(window) > 0);
+        let verdicts = [
+            (judged.bad > 0, "a letter for a bad record"),
+            (judged.filtered > 0, "a filtered record"),
+            (any(|window| window.late), "a late record"),
+            (any(|window| window.too_late), "a letter for a record that came too late"),
+        ];
+        verdicts.into_iter().filter(|(met, _)| *met).for_each(|(_, what)| self.mark(what));
     }
 }

@@ -1,4 +1,19 @@
-//! What must be true when the world has come to rest.
+//! What must be true when the world has come to rest, and which function checks which invariant.
+//!
+//! | | invariant | checked at every change | checked at rest |
+//! |---|---|---|---|
+//! | I1 | conservation per shard and range | `Store::check_counts` | `check_complete`, `check_lines` |
+//! | I2 | Gold is the fold over accepted records; each revision that of its vector | `Store::publish_gold` | `check_gold` |
+//! | I3 | each record once in Bronze, and once in Silver, a letter or a filter | `Store::check_counts` | `check_files` |
+//! | I4 | revisions rise, one content each | `Store::update_window`, `Store::publish_gold` | |
+//! | I5 | one commit per shard and epoch, epochs rise | `Store::commit`, `Store::update_shard` | `check_lines` |
+//! | I6 | nothing is visible without its commit | `Store::publish` | `strangers` |
+//! | I7 | nothing stays staged or unpublished | | `check_files`, `check_gold`, `assert_tidy` |
+//! | I8 | a child does nothing before its parents' last commit | `Store::update_shard`, `Store::read` | |
+//! | I9 | B and the watermark never fall; nothing is taken in after a seal | `check_bound`, `check_watermark`, `check_sealed` | |
+//! | I10 | liveness: without faults everything ends | | `Life::peace` of the swarm, `Sim::drain` |
+//! | I11 | one holder of a permit per shard and epoch | `Store::check_permit` | |
+//! | I12 | at most two open epochs; open slices fit the budget | `Files::open`, `OpenFiles::hold` | |
 //!
 //! Owns: the comparison of everything visible with everything that came in. Does not own: the rules that hold at every change
 //! (store).

@@ -183,7 +183,9 @@ impl Swarm {
     pub fn draw(rng: &mut Rng, size: u64) -> Self {
         let mut rate = |most: u64| if rng.below(2) == 0 { 0 } else { 1 + rng.below(most) };
         let (before, after, twice) = (rate(400), rate(400), rate(200));
-        let (stall, panic, crash) = (rate(100), rate(80), rate(30_000 / size.max(1)));
+        let (stall, panic) = (rate(100), rate(80));
+        // Most processes die, and somewhere else each time.
+        let crash = if rng.below(4) == 0 { 0 } else { 1 + rng.below(30_000 / size.max(1)) };
         let focus = Some(OPS[rng.below(OPS.len() as u64) as usize]);
         let (crash_from, until) = (rng.below(size / 2 + 1), size / 4 + rng.below(size));
         Self { before, after, twice, stall, panic, crash, freeze: 0, longest_ms: 20_000, crash_from, focus, until }

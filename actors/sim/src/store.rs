@@ -226,6 +226,7 @@ impl Store {
         };
         self.check_counts(&header, &judged);
         self.check_bound(&header, &judged);
+        self.mark_letters(&judged);
         self.check_sealed(shard, epoch, &judged);
         for output in &header.outputs {
             let staged = self.staged.get(&output.staged).or_else(|| self.visible.get(&output.path));

@@ -144,6 +144,7 @@ pub struct ShardMachine {
     gaps: u64,
     first_record_at_us: Option<i64>,
     sealed_at_us: i64,
+    now_us: i64,
     committed: u64,
     settled: bool,
     max_event_us: Option<i64>,
@@ -183,6 +184,7 @@ impl ShardMachine {
             gaps: 0,
             first_record_at_us: None,
             sealed_at_us: now_us,
+            now_us,
             committed,
             settled: true,
             max_event_us,
@@ -237,6 +239,7 @@ impl ShardMachine {
         if self.stopped {
             return effects;
         }
+        self.follow_the_clock(now_us);
         match event {
             ShardEvent::Started => {}
             ShardEvent::Read(read) => self.read(read, now_us, &mut effects),
@@ -263,6 +266,15 @@ impl ShardMachine {
             self.report_quiet(&mut effects);
         }
         effects
+    }
+
+    /// When the owner's clock is set back, timers go back with it: what has been waited counts, and nothing waits for longer.
+    fn follow_the_clock(&mut self, now_us: i64) {
+        let back = self.now_us.saturating_sub(now_us).max(0);
+        self.now_us = now_us;
+        self.sealed_at_us -= back;
+        self.next_fetch_us -= back;
+        self.first_record_at_us = self.first_record_at_us.map(|at| at - back);
     }
 
     fn read(&mut self, read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {

@@ -1,7 +1,7 @@
 //! The protocol broken on purpose, one rule at a time: a simulation that does not notice has no teeth.
 //!
-//! Compiled in under `debug_assertions` only, like the crash points (toolkit/crash), and armed by tests alone, for the thread that
-//! runs the simulated world. A release build holds none of it.
+//! Compiled in under `debug_assertions` only, like the crash points (toolkit/crash), and armed by tests alone, for the one thread
+//! that runs the simulated world. A release build holds none of it.
 //!
 //! Owns: the list, the switch. Does not own: where each rule is broken (the code that keeps it).
 

@@ -86,6 +86,14 @@ pub const OPS: [Op; 34] = [
     Op::EngineFinish,
 ];
 
+/// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
+const DECISIVE: [Op; 8] =
+    [Op::RowLease, Op::RowUpdate, Op::WindowUpdate, Op::BlobPut, Op::BlobDelete, Op::Publish, Op::GoldPublish, Op::LedgerAppend];
+
+fn one_of(ops: &[Op], rng: &mut Rng) -> Op {
+    ops[rng.below(ops.len() as u64) as usize]
+}
+
 /// What happens to one operation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Act {
@@ -186,7 +194,7 @@ impl Swarm {
         let (stall, panic) = (rate(100), rate(80));
         // Most processes die, and somewhere else each time.
         let crash = if rng.below(4) == 0 { 0 } else { 1 + rng.below(30_000 / size.max(1)) };
-        let focus = Some(OPS[rng.below(OPS.len() as u64) as usize]);
+        let focus = Some(if rng.below(2) == 0 { one_of(&OPS, rng) } else { one_of(&DECISIVE, rng) });
         let (crash_from, until) = (rng.below(size / 2 + 1), size / 4 + rng.below(size));
         Self { before, after, twice, stall, panic, crash, freeze: 0, longest_ms: 20_000, crash_from, focus, until }
     }
@@ -205,6 +213,8 @@ pub struct Plan {
     pub latency_ms: u64,
     /// Effects left in flight by the last process arrive with this operation.
     pub late_at: u64,
+    /// With this operation the clock of the process is set this far from that of the world, microseconds.
+    pub clock_step: Option<(u64, i64)>,
     /// Distinguishes latencies and names from other processes'.
     pub seed: u64,
     /// Longest time that the process may take.
@@ -221,6 +231,7 @@ impl Default for Plan {
             swarm: None,
             latency_ms: 4,
             late_at: 5,
+            clock_step: None,
             seed: 1,
             patience: Duration::from_secs(1_800),
             flaw: None,
@@ -346,6 +357,10 @@ impl Planner {
     /// How often each fault met each kind of operation.
     pub fn met(&self) -> &BTreeMap<(Op, &'static str), u64> {
         &self.met
+    }
+
+    pub fn clock_step(&self, index: u64) -> Option<i64> {
+        self.plan.clock_step.filter(|(at, _)| *at == index).map(|(_, step)| step)
     }
 
     pub fn late_at(&self) -> u64 {

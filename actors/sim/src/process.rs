@@ -40,6 +40,8 @@ pub struct Process {
     /// The process stands still until this moment of its clock.
     frozen_until_us: AtomicI64,
     pub froze: Arc<Notify>,
+    /// The clock of the process minus that of the world.
+    skew_us: AtomicI64,
     started: tokio::time::Instant,
     started_us: i64,
     seed: u64,
@@ -76,6 +78,7 @@ impl Process {
             died: Notify::new(),
             frozen_until_us: AtomicI64::new(0),
             froze: Arc::new(Notify::new()),
+            skew_us: AtomicI64::new(0),
             started: tokio::time::Instant::now(),
             started_us,
             seed,
@@ -84,6 +87,16 @@ impl Process {
             unwritten: Mutex::default(),
             slices_max: Budget::new(in_flight).total() / CHARGE_MIN,
         })
+    }
+
+    /// The time of the world, whatever the clock of the process says.
+    pub fn world_now_us(&self) -> i64 {
+        self.started_us + self.started.elapsed().as_micros() as i64
+    }
+
+    /// From now on the clock of the process is so far from that of the world.
+    pub fn set_clock(&self, skew_us: i64) {
+        self.skew_us.store(skew_us, Ordering::SeqCst);
     }
 
     pub fn has(&self, flaw: Flaw) -> bool {
@@ -122,22 +135,25 @@ impl Process {
     /// What happens in the world, at once.
     pub fn effect<T>(&self, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
         let mut store = locked(&self.store);
-        store.now_us = store.now_us.max(self.now_us());
+        store.now_us = store.now_us.max(self.world_now_us());
         effect(&mut store)
     }
 
     fn plan(&self, op: Op, what: &dyn Display) -> (Duration, Act) {
         let mut planner = locked(&self.planner);
         let (index, latency, act) = planner.next(op);
-        let passed_us = self.now_us() - self.started_us;
+        let passed_us = self.world_now_us() - self.started_us;
         locked(&self.trace).push(format_args!("{index} {passed_us}us {op:?} {what} {act:?}"));
         let late_at = planner.late_at();
+        if let Some(step) = planner.clock_step(index) {
+            self.set_clock(step);
+        }
         if index == BUSY {
             self.die();
         }
         drop(planner);
         if let Act::Freeze(time) = act {
-            self.frozen_until_us.store(self.now_us() + time.as_micros() as i64, Ordering::SeqCst);
+            self.frozen_until_us.store(self.world_now_us() + time.as_micros() as i64, Ordering::SeqCst);
             self.froze.notify_one();
         }
         if index == late_at && !self.is_dead() {
@@ -164,7 +180,7 @@ impl Process {
         if !(latency + stall).is_zero() {
             tokio::time::sleep(latency + stall).await;
         }
-        while let wait @ 1.. = self.frozen_until_us.load(Ordering::SeqCst) - self.now_us() {
+        while let wait @ 1.. = self.frozen_until_us.load(Ordering::SeqCst) - self.world_now_us() {
             tokio::time::sleep(Duration::from_micros(wait as u64)).await;
         }
         if self.is_dead() {
@@ -231,7 +247,7 @@ impl Process {
 
 impl Clock for Process {
     fn now_us(&self) -> i64 {
-        self.started_us + self.started.elapsed().as_micros() as i64
+        self.world_now_us() + self.skew_us.load(Ordering::SeqCst)
     }
 
     fn random(&self) -> u64 {

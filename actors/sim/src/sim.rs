@@ -332,7 +332,7 @@ impl Sim {
         drop(stop);
         let took = started.elapsed();
         let mut store = lock(store);
-        store.now_us = store.now_us.max(sluicebox_actors::ports::Clock::now_us(process.as_ref())) + SECOND;
+        store.now_us = store.now_us.max(process.world_now_us()) + SECOND;
         drop(store);
         let trace = process.trace();
         let (operations, counts, hash) = (process.operations(), process.counts(), trace.hash());

@@ -13,7 +13,7 @@ use crate::coverage::Coverage;
 use crate::plan::{Plan, Rng, Swarm};
 use crate::sim::{End, Ran, Script, Sim, Tools, quietly};
 use crate::trace::Keep;
-use crate::truth::SECOND;
+use crate::truth::{MINUTE, SECOND};
 
 /// Lines of operations that a failure tells.
 const TOLD: usize = 40;
@@ -152,11 +152,11 @@ fn world(tools: Tools, seed: u64, size: Size, rng: &mut Rng) -> Sim {
         }
     }
     sim.config.parallelism = if rng.below(3) == 0 { 1 + rng.below(3) as usize } else { 1 };
-    sim.config.shard.commit_size = size.of(60, 100, 100) + rng.below(size.of(300, 1_000, 2_000));
+    sim.config.shard.commit_size = size.of(20, 100, 100) + rng.below(size.of(150, 1_000, 2_000));
     sim.config.fetch.records = 1 + rng.below(12) as usize;
     sim.config.in_flight = (64 << 10) << rng.below(5);
     sim.config.fetch.bytes = (64 << 10) << rng.below(3);
-    sim.config.gold.collect_after = 1 + rng.below(size.of(3, 6, 8)) as usize;
+    sim.config.gold.collect_after = 1 + rng.below(size.of(2, 6, 8)) as usize;
     sim
 }
 
@@ -200,8 +200,11 @@ impl Life {
         }
         swarm.longest_ms = self.size.longest_ms();
         let (latency_ms, late_at) = (1 + rng.below(60), rng.below(60));
-        let plan = Plan { seed: rng.draw(), swarm: Some(swarm), latency_ms, late_at, ..Plan::default() };
-        self.drawn.push(format!("{:?}, latency {latency_ms} ms, late effects arrive at {late_at}", plan.swarm));
+        let hours = [-1, 1][rng.below(2) as usize];
+        let clock_step = (rng.below(8) == 0).then(|| (rng.below(self.size.operations()), hours * 60 * MINUTE));
+        let plan = Plan { seed: rng.draw(), swarm: Some(swarm), latency_ms, late_at, clock_step, ..Plan::default() };
+        let times = format!("latency {latency_ms} ms, late effects arrive at {late_at}, clock step {clock_step:?}");
+        self.drawn.push(format!("{:?}, {times}", plan.swarm));
         plan
     }
 

@@ -12,6 +12,7 @@ use sluicebox_actors::model::window::Windowing;
 use sluicebox_sim::plan::Rng;
 use sluicebox_sim::sim::{Sim, Tools};
 use sluicebox_sim::swarm::Arena;
+use sluicebox_sim::sweep::{ACTS, both, survives, world};
 use sluicebox_sim::truth::{Dialect, TABLES, Truth};
 
 const SCHEMA: &str = r#"{"type": "object", "required": ["key", "at", "value"], "additionalProperties": false,
@@ -76,4 +77,22 @@ fn both_engines_give_the_same_gold() {
     let (small, sql) = (drained(Tools::default()), drained(tools()));
     assert!(small.len() > 10, "{} windows", small.len());
     assert_eq!(small, sql);
+}
+
+/// Every so many operations of the sweep: all of them are swept with the small engine.
+const STRIDE: usize = 9;
+
+#[test]
+fn operations_of_two_workers_go_wrong_and_nothing_is_lost_or_doubled_with_the_sql_engine() {
+    let tools = tools();
+    let sim = world(&tools);
+    let (one, two) = both(&sim, None, None);
+    assert_eq!(sim.wrong(&[]), Vec::<String>::new());
+    let cases = |operations: u64| (0..operations).flat_map(|index| ACTS.map(|act| (index, act))).step_by(STRIDE);
+    for first in cases(one.operations) {
+        survives(&tools, Some(first), None).unwrap();
+    }
+    for second in cases(two.operations) {
+        survives(&tools, None, Some(second)).unwrap();
+    }
 }

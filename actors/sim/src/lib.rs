@@ -19,5 +19,6 @@ pub mod process;
 pub mod sim;
 pub mod store;
 pub mod swarm;
+pub mod sweep;
 pub mod trace;
 pub mod truth;

@@ -11,6 +11,7 @@ mod engine {
     mod differential;
     mod glue;
     mod json_test_suite;
+    mod spill;
     mod statements;
     mod values;
 }
@@ -24,6 +25,7 @@ mod read {
     mod teeth;
 }
 mod malformed;
+mod merge;
 mod recorded;
 mod settings;
 mod side_by_side;

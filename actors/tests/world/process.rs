@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use async_trait::async_trait;
@@ -20,7 +19,7 @@ use sluicebox_actors::model::epoch::LedgerLine;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
-use sluicebox_actors::ports::{Blobs, Cas, Clock, GoldFiles, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit};
+use sluicebox_actors::ports::{Batches, Blobs, Cas, Clock, GoldFiles, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit};
 use tokio::sync::Notify;
 
 use super::plan::{Act, Flaw, Op, Plan, Planner};
@@ -327,8 +326,9 @@ impl Blobs for Process {
 
 #[async_trait]
 impl GoldFiles for Process {
-    fn encode(&self, table: &str, rows: &RecordBatch) -> Result<Bytes> {
+    fn encode(&self, table: &str, mut rows: Batches<'_>) -> Result<Bytes> {
         self.now_op(Op::GoldEncode, table, |_| Ok(()))?;
+        let rows = rows.next().expect("the small engine makes one batch")?;
         let column = |name: &str| rows.column_by_name(name).expect("a column of ours");
         let keys = column("key").as_string::<i32>();
         let int = |name: &str, row: usize| column(name).as_primitive::<Int64Type>().value(row);

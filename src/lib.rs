@@ -63,8 +63,10 @@ pub mod engine {
         pub mod gold;
         pub(crate) mod groups;
         pub mod lower;
+        pub mod merge;
         pub(crate) mod plan;
         pub mod silver;
+        pub mod spill;
     }
     pub mod contract;
     pub mod decode;
@@ -77,7 +79,7 @@ pub mod store {
     pub mod blobs;
     pub mod data_files;
     pub mod deaths;
-    mod disk;
+    pub(crate) mod disk;
     #[cfg(test)]
     mod fixtures;
     pub mod gold_files;

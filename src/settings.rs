@@ -246,6 +246,8 @@ pub struct Limits {
     pub fetch_records: u32,
     /// Open files per shard.
     pub open_files: u32,
+    /// Memory of all merges of windows together; what does not fit goes by way of files.
+    pub merge_memory: Size,
 }
 
 /// `[restart]`
@@ -310,7 +312,8 @@ impl Default for Commit {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { in_flight: Size::from_mib(64), fetch: Size::from_mib(4), fetch_records: 10_000, open_files: 32 }
+        let (in_flight, fetch, merge_memory) = (Size::from_mib(64), Size::from_mib(4), Size::from_mib(256));
+        Self { in_flight, fetch, fetch_records: 10_000, open_files: 32, merge_memory }
     }
 }
 

@@ -27,6 +27,7 @@ use crate::engine::glue::{DecoderFactory, SqlEngine};
 use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
+use crate::engine::sql::spill::MergeMemory;
 use crate::read::audit::recompute::Recompute;
 use crate::read::sources::Sources;
 use crate::settings::problem::nearest;
@@ -209,10 +210,17 @@ impl Stores {
         }
     }
 
+    /// The same engine with the settings' memory for its merges, and this directory for what doesn't fit into it.
+    pub fn merging(&self, engine: &SqlEngine, settings: &Settings) -> Arc<SqlEngine> {
+        let disk = self.home.disk().clone();
+        let memory = MergeMemory::new(settings.limits.merge_memory.as_usize(), Arc::new(move || disk.nameless()));
+        Arc::new(engine.merging_within(memory))
+    }
+
     /// What computes Gold once more for the audit.
     pub fn recompute(&self, loaded: &Loaded, compiled: &Compiled) -> Recompute {
         Recompute {
-            engine: compiled.engine.clone(),
+            engine: self.merging(&compiled.engine, &loaded.settings),
             gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)),
             silver: Some(compiled.engine.silver_schema().clone()),
             fingerprint: Some(loaded.fingerprint()),
@@ -253,7 +261,7 @@ pub fn check_tables(loaded: &Loaded, compiled: &Compiled, home: &Home) -> Result
 /// Everything a pipeline runs on.
 pub fn parts(
     loaded: &Loaded,
-    engine: Arc<SqlEngine>,
+    engine: &SqlEngine,
     stores: &Stores,
     stream: EmbeddedStream,
     clock: Arc<dyn Clock>,
@@ -301,7 +309,7 @@ pub fn parts(
         outputs: Arc::new(DiskOutputs::new(&stores.home, options)),
         gold_files: Arc::new(DiskGoldFiles::new(&stores.home, Format::Parquet)),
         ledger: stores.ledger.clone(),
-        engine,
+        engine: stores.merging(engine, settings),
         clock,
         board: Arc::new(Board::default()),
         config: Arc::new(config),

@@ -17,6 +17,10 @@ use crate::model::record::{RawRecord, RawSlice};
 use crate::model::row::{Fence, ShardRow, WindowRow};
 use crate::model::window::{Window, Windowing};
 
+mod whole;
+
+pub use whole::Whole;
+
 /// A shard as the stream lists it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ShardInfo {
@@ -180,8 +184,8 @@ impl WindowPermit {
 /// Gold as readers see it: one object per window, and the table `gold_windows`.
 #[async_trait]
 pub trait GoldFiles: Send + Sync {
-    /// The bytes of a window's object; a pure function of the rows.
-    fn encode(&self, table: &str, rows: &RecordBatch) -> Result<Bytes>;
+    /// The bytes of a window's object; a pure function of the batches, of which there is at least one.
+    fn encode(&self, table: &str, rows: Batches<'_>) -> Result<Bytes>;
     /// Replaces the visible object, then its row in `gold_windows`. Idempotent.
     async fn publish(&self, permit: WindowPermit, row: &WindowRow, content: Bytes) -> Result<()>;
 }
@@ -251,6 +255,24 @@ pub trait Engine: Send + Sync {
     fn merge(&self, table: usize, parts: &[RecordBatch]) -> Result<RecordBatch>;
     /// Final projection, HAVING, order and limit over merged states.
     fn finish(&self, table: usize, window: Window, merged: &RecordBatch) -> Result<Finished>;
+    /// The same for windows of any size: an engine whose states may outgrow memory brings its own.
+    fn merger(&self, table: usize) -> Result<Box<dyn Merger + '_>> {
+        Ok(Box::new(Whole::new(self, table)))
+    }
+}
+
+/// Things that come one after the other, so that they need not be in memory together.
+pub type Batches<'a, T = RecordBatch> = Box<dyn Iterator<Item = Result<T>> + 'a>;
+
+/// One merge of one window's partial states. How it finds room for them shows nowhere: whatever came in which pieces, equal
+/// states come out in equal batches, at least one. Either end is called once, last.
+pub trait Merger: Send {
+    /// Takes in partial states.
+    fn add(&mut self, states: &RecordBatch) -> Result<()>;
+    /// The merged states, sorted by key: a partial again.
+    fn states(&mut self) -> Result<Batches<'_>>;
+    /// The finished rows. An overflow is told by any batch, perhaps the last.
+    fn finish(&mut self, window: Window) -> Result<Batches<'_, Finished>>;
 }
 
 /// The part of the engine that holds state between cuts.

@@ -1,9 +1,10 @@
 //! sluicebox-load: makes input, measures the product and breaks it, all from outside.
 //!
-//! Owns: the arguments. Does not own: the events (sluicebox::demo_events), the measuring (measure), the breaking (chaos), the
-//! simulated world (simulate).
+//! Owns: the arguments. Does not own: the events (sluicebox::demo_events, keys), the measuring (measure), the breaking (chaos),
+//! the simulated world (simulate).
 
 mod chaos;
+mod keys;
 mod measure;
 mod simulate;
 
@@ -26,6 +27,8 @@ struct Cli {
 enum Verb {
     /// Writes the demo's clickstream to standard output, one event a line; the same seed makes the same bytes
     Generate(Generate),
+    /// Writes events with as many different keys as wanted, and a pipeline file that groups by them
+    Keys(keys::Keys),
     /// Puts files, drains and audits them with a sluicebox binary, and prints time and peak memory of each step
     Measure(measure::Measure),
     /// Kills a sluicebox binary again and again beside a producer, then compares all tables with a fold of its own
@@ -53,6 +56,7 @@ struct Generate {
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Generate(args) => generate(&args, &mut std::io::stdout().lock()).map(|()| true),
+        Verb::Keys(args) => keys::keys(&args).map(|()| true),
         Verb::Measure(args) => measure::measure(&args),
         Verb::Chaos(args) => chaos::chaos(&args),
         Verb::Simulate(args) => simulate::simulate(&args, &mut std::io::stdout()),

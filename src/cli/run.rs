@@ -2,8 +2,6 @@
 //!
 //! Owns: its flags, its progress, its last words. Does not own: the life of the process (run), the wiring (topology).
 
-use std::sync::Arc;
-
 use clap::Args;
 use sluicebox_actors::model::ledger::Counts;
 use sluicebox_actors::pipeline::Outcome;
@@ -52,8 +50,8 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let rows = run::block_on(stores.rows.shards())??;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, &stream, &rows, context)?;
-    let engine = Arc::new(compiled.engine.stepping_around(deaths.condemned()?));
-    let parts = topology::parts(loaded, engine, &stores, stream, context.clock(), drain);
+    let engine = compiled.engine.stepping_around(deaths.condemned()?);
+    let parts = topology::parts(loaded, &engine, &stores, stream, context.clock(), drain);
     let board = parts.board.clone();
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {

@@ -10,7 +10,7 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::{Rejection, Stage};
 use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::model::window::Window;
-use sluicebox_actors::ports::{Decoded, Engine, Finished, GoldTable, Partial, PartitionEngine};
+use sluicebox_actors::ports::{Decoded, Engine, Finished, GoldTable, Merger, Partial, PartitionEngine};
 
 pub use super::decode::Events;
 
@@ -19,6 +19,7 @@ use super::decode::Decoder;
 use super::sql::gold::GoldPlan;
 use super::sql::groups::Groups;
 use super::sql::silver::SilverPlan;
+use super::sql::spill::MergeMemory;
 
 /// From raw records to events. A record's fault is a rejection; a `Fault` is ours or the world's.
 pub trait EventDecoder: Send {
@@ -40,6 +41,7 @@ pub struct SqlEngine {
     decoders: DecoderFactory,
     plans: Arc<Plans>,
     tables: Vec<GoldTable>,
+    memory: Option<MergeMemory>,
 }
 
 struct Plans {
@@ -57,7 +59,7 @@ impl SqlEngine {
     /// Puts compiled statements behind one door.
     pub fn new(decoders: DecoderFactory, silver: SilverPlan, gold: Vec<GoldPlan>) -> Self {
         let tables = gold.iter().map(|plan| plan.table().clone()).collect();
-        Self { decoders, plans: Arc::new(Plans { silver, gold }), tables }
+        Self { decoders, plans: Arc::new(Plans { silver, gold }), tables, memory: None }
     }
 
     /// The same engine, but these records become letters unread.
@@ -67,7 +69,13 @@ impl SqlEngine {
             true => inner,
             false => Arc::new(move || Box::new(SteppingAround { condemned: condemned.clone(), decoder: inner() })),
         };
-        Self { decoders, plans: self.plans.clone(), tables: self.tables.clone() }
+        Self { decoders, plans: self.plans.clone(), tables: self.tables.clone(), memory: self.memory.clone() }
+    }
+
+    /// The same engine, but its merges stay within this memory. Without it they stay within nothing.
+    pub fn merging_within(&self, memory: MergeMemory) -> Self {
+        let (decoders, plans, tables) = (self.decoders.clone(), self.plans.clone(), self.tables.clone());
+        Self { decoders, plans, tables, memory: Some(memory) }
     }
 
     /// The Silver table.
@@ -107,6 +115,10 @@ impl Engine for SqlEngine {
 
     fn finish(&self, table: usize, window: Window, merged: &RecordBatch) -> Result<Finished> {
         self.plans.gold(table)?.finish(window, merged)
+    }
+
+    fn merger(&self, table: usize) -> Result<Box<dyn Merger + '_>> {
+        self.plans.gold(table)?.merger(self.memory.as_ref())
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Interval, Settings, StreamKind, TimeFormat};
+use super::{Interval, Settings, Size, StreamKind, TimeFormat};
 
 /// What is wrong with one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -122,6 +122,10 @@ impl Settings {
         }
         findings.range("limits.fetch_records", u64::from(limits.fetch_records), 1, 1_000_000);
         findings.range("limits.open_files", u64::from(limits.open_files), 2, 4_096);
+        if limits.merge_memory < Size::from_mib(1) {
+            let message = format!("a merge within {} would be nothing but small files", limits.merge_memory);
+            findings.add("limits.merge_memory", message, "write at least \"1MiB\"; \"256MiB\" is the default");
+        }
     }
 
     fn check_operation(&self, findings: &mut Findings) {

@@ -4,6 +4,7 @@
 //! Does not own: what any file holds (its neighbours in this folder).
 
 use std::collections::HashSet;
+use std::error::Error;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -157,6 +158,17 @@ impl Disk {
         }
     }
 
+    /// An empty file without a name: it needs no sweep, because it is gone when it is closed, by whomever.
+    pub(crate) fn nameless(&self) -> Result<File> {
+        let dir = self.root.join(TEMPORARY);
+        self.ensure_dir(&dir)?;
+        let path = dir.join(self.random_name());
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
+        let file = file.map_err(|error| io_fault("writing", &path, &error))?;
+        remove(&path)?;
+        Ok(file)
+    }
+
     fn moved(&self, temporary: &Path, target: &Path) -> Result<()> {
         std::fs::rename(temporary, target).map_err(|error| {
             remove(temporary).unwrap_or_default();
@@ -214,6 +226,18 @@ pub(crate) fn io_fault(doing: &str, path: &Path, error: &io::Error) -> Fault {
         return Fault::caused(Kind::Config, format!("{doing} {path}: {remedy}"), error);
     }
     Fault::caused(Kind::Retry, format!("{doing} {path}"), error)
+}
+
+/// What an error of a format asks for: the disk's own remedy if the disk is behind it, else it is our fault.
+pub(crate) fn fault_behind(doing: &str, folder: &str, error: &(dyn Error + 'static)) -> Fault {
+    let mut next = Some(error);
+    while let Some(link) = next {
+        if let Some(io) = link.downcast_ref::<io::Error>() {
+            return io_fault(doing, Path::new(folder), io);
+        }
+        next = link.source();
+    }
+    Fault::caused(Kind::Bug, doing, error)
 }
 
 /// A failed sync: the kernel may have dropped the pages, so a second sync that succeeds proves nothing. What was written

@@ -6,13 +6,12 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::row::WindowRow;
-use sluicebox_actors::ports::{GoldFiles, WindowPermit};
+use sluicebox_actors::ports::{Batches, GoldFiles, WindowPermit};
 use sluicebox_actors::toolkit::crash;
 
 use super::disk::{self, Disk, blocking};
@@ -65,9 +64,12 @@ impl DiskGoldFiles {
 
 #[async_trait]
 impl GoldFiles for DiskGoldFiles {
-    fn encode(&self, _table: &str, rows: &RecordBatch) -> Result<Bytes> {
-        let mut file = RowFile::new(self.format, Vec::new(), rows, ROW_GROUP_BYTES)?;
-        file.write(rows)?;
+    fn encode(&self, _table: &str, mut rows: Batches<'_>) -> Result<Bytes> {
+        let first = rows.next().ok_or_else(|| Fault::bug("a window without a batch"))??;
+        let mut file = RowFile::new(self.format, Vec::new(), &first, ROW_GROUP_BYTES)?;
+        for batch in std::iter::once(Ok(first)).chain(rows) {
+            file.write(&batch?)?;
+        }
         Ok(file.finish()?.into())
     }
 
@@ -82,7 +84,7 @@ mod tests {
     use super::super::fixtures::{THREE_O_CLOCK, home, parquet_rows, silver, visible};
     use super::*;
 
-    use arrow::array::{Array, AsArray};
+    use arrow::array::{Array, AsArray, RecordBatch};
     use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
     use sluicebox_actors::model::epoch::ObjectRef;
     use sluicebox_actors::model::position::{Position, Sequence, ShardId};
@@ -91,6 +93,10 @@ mod tests {
 
     const OBJECT: &str = "gold/hourly/dt=2026-11-23/hour=15/hourly-20261123T15.parquet";
     const WINDOW: &str = "gold_windows/table=hourly/dt=2026-11-23/hour=15/hourly-20261123T15.parquet";
+
+    fn one(rows: RecordBatch) -> Batches<'static> {
+        Box::new(std::iter::once(Ok(rows)))
+    }
 
     fn row(revision: u64, content: &[u8]) -> WindowRow {
         let shard = ShardId::new("shardId-0");
@@ -120,11 +126,11 @@ mod tests {
         let (_dir, home) = home();
         for format in [Format::Parquet, Format::Ndjson, Format::NdjsonGzip] {
             let gold = DiskGoldFiles::new(&home, format);
-            let encode = |times: &[i64]| gold.encode("hourly", &silver(times)).expect("encodes");
+            let encode = |times: &[i64]| gold.encode("hourly", one(silver(times))).expect("encodes");
             assert_eq!(encode(&[1, 2, 3]), encode(&[1, 2, 3]), "{format:?}");
             assert_ne!(encode(&[1, 2, 3]), encode(&[1, 2, 4]), "{format:?}");
             let part = silver(&[0, 1, 2, 3]).slice(0, 3);
-            assert_eq!(gold.encode("hourly", &part).expect("encodes"), encode(&[0, 1, 2]), "a view is its rows, {format:?}");
+            assert_eq!(gold.encode("hourly", one(part)).expect("encodes"), encode(&[0, 1, 2]), "a view is its rows, {format:?}");
         }
     }
 
@@ -132,7 +138,7 @@ mod tests {
     fn a_window_without_groups_is_an_object_without_rows() {
         let (_dir, home) = home();
         let gold = DiskGoldFiles::new(&home, Format::Parquet);
-        let bytes = gold.encode("hourly", &silver(&[])).expect("encodes");
+        let bytes = gold.encode("hourly", one(silver(&[]))).expect("encodes");
         gold.publish_now(1, &row(1, &bytes), &bytes).expect("publishes");
         let rows = parquet_rows(&home.data().join(OBJECT));
         assert_eq!((rows.num_rows(), rows.num_columns()), (0, 3));
@@ -142,7 +148,7 @@ mod tests {
     fn a_published_window_is_one_object_and_one_row_that_says_what_is_in_it() {
         let (_dir, home) = home();
         let gold = DiskGoldFiles::new(&home, Format::Parquet);
-        let bytes = gold.encode("hourly", &silver(&[1, 2])).expect("encodes");
+        let bytes = gold.encode("hourly", one(silver(&[1, 2]))).expect("encodes");
         gold.publish_now(4, &row(4, &bytes), &bytes).expect("publishes");
         assert_eq!(visible(&home), [OBJECT, WINDOW]);
         assert_eq!(parquet_rows(&home.data().join(OBJECT)), silver(&[1, 2]));
@@ -164,7 +170,7 @@ mod tests {
     fn newer_wins_equal_is_done_again_and_older_is_refused() {
         let (_dir, home) = home();
         let gold = DiskGoldFiles::new(&home, Format::Parquet);
-        let (old, new) = (gold.encode("hourly", &silver(&[1])), gold.encode("hourly", &silver(&[1, 2])));
+        let (old, new) = (gold.encode("hourly", one(silver(&[1]))), gold.encode("hourly", one(silver(&[1, 2]))));
         let (old, new) = (old.expect("encodes"), new.expect("encodes"));
         gold.publish_now(1, &row(1, &old), &old).expect("publishes");
         for _ in 0..2 {
@@ -201,7 +207,7 @@ mod tests {
     fn a_publication_that_died_between_object_and_row_is_done_again() {
         let (_dir, home) = home();
         let gold = DiskGoldFiles::new(&home, Format::Parquet);
-        let bytes = gold.encode("hourly", &silver(&[1])).expect("encodes");
+        let bytes = gold.encode("hourly", one(silver(&[1]))).expect("encodes");
         gold.publish_now(1, &row(1, &bytes), &bytes).expect("publishes");
         std::fs::remove_file(home.data().join(WINDOW)).expect("as if never written");
         gold.publish_now(1, &row(1, &bytes), &bytes).expect("publishes");

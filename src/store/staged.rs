@@ -183,14 +183,7 @@ impl Write for StagedFile {
 
 /// What a failed write of a table's file asks for: the disk's own remedy if the disk is behind it, else it is our fault.
 pub(crate) fn write_fault(doing: &str, error: &(dyn Error + 'static)) -> Fault {
-    let mut next = Some(error);
-    while let Some(link) = next {
-        if let Some(io) = link.downcast_ref::<io::Error>() {
-            return disk::io_fault(doing, Path::new(STAGED), io);
-        }
-        next = link.source();
-    }
-    Fault::caused(Kind::Bug, doing, error)
+    disk::fault_behind(doing, STAGED, error)
 }
 
 /// Turns a call that failed into a closed door: a file that lost a write is not the file the caller thinks it is, so nothing more

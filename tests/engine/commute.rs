@@ -9,7 +9,7 @@ use sluicebox_actors::ports::Engine;
 
 use super::common::{Row, START_US, by_window, engine, finish, partials};
 
-const EVERYTHING: &str = "SELECT kind, x > 0 AS positive, count(*) AS c, count(n) AS cn, count(DISTINCT userId) AS du,
+pub(super) const EVERYTHING: &str = "SELECT kind, x > 0 AS positive, count(*) AS c, count(n) AS cn, count(DISTINCT userId) AS du,
     count(DISTINCT x) AS dx, count(DISTINCT price) AS dp, count(DISTINCT ok) AS dok,
     sum(n) AS sn, avg(n) AS an, sum(price) AS sp, avg(price) AS ap, sum(wide) AS sw, avg(wide) AS aw,
     sum(x) AS sx, avg(x) AS ax, stddev(x) AS sdx, stddev_pop(x) AS spx, var_samp(x) AS vsx, var_pop(x) AS vpx,
@@ -37,7 +37,7 @@ fn doubles() -> impl Strategy<Value = Option<f64>> {
     ]
 }
 
-fn row(users: u32) -> impl Strategy<Value = Row> {
+pub(super) fn row(users: u32) -> impl Strategy<Value = Row> {
     let kinds = prop::sample::select(vec![None, Some("view"), Some("buy"), Some("Ünïcode")]);
     let longs = prop_oneof![
         1 => Just(None),
@@ -64,7 +64,7 @@ fn row(users: u32) -> impl Strategy<Value = Row> {
     })
 }
 
-fn numbered(mut rows: Vec<Row>) -> Vec<Row> {
+pub(super) fn numbered(mut rows: Vec<Row>) -> Vec<Row> {
     rows.iter_mut().enumerate().for_each(|(number, row)| row.number = number);
     rows
 }
@@ -79,7 +79,7 @@ impl Dice {
     }
 }
 
-fn ipc(batch: &RecordBatch) -> Vec<u8> {
+pub(super) fn ipc(batch: &RecordBatch) -> Vec<u8> {
     let mut out = Vec::new();
     let mut writer = StreamWriter::try_new(&mut out, batch.schema_ref()).expect("a writer");
     writer.write(batch).expect("writes");

@@ -18,7 +18,8 @@ use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
 use sluicebox_actors::model::window::{HOUR_US, Window, Windowing};
 use sluicebox_actors::ports::{
-    Blobs, Cas, Decoded, Engine, Finished, GoldFiles, GoldTable, LedgerFiles, Partial, PartitionEngine, Rows, WindowPermit,
+    Batches, Blobs, Cas, Decoded, Engine, Finished, GoldFiles, GoldTable, LedgerFiles, Partial, PartitionEngine, Rows,
+    WindowPermit,
 };
 
 use super::support::{TABLE, parquet, times};
@@ -191,8 +192,8 @@ pub(super) struct ToyGold;
 
 #[async_trait]
 impl GoldFiles for ToyGold {
-    fn encode(&self, _: &str, rows: &RecordBatch) -> Result<Bytes> {
-        Ok(parquet(rows))
+    fn encode(&self, _: &str, mut rows: Batches<'_>) -> Result<Bytes> {
+        Ok(parquet(&rows.next().unwrap()?))
     }
     async fn publish(&self, _: WindowPermit, _: &WindowRow, _: Bytes) -> Result<()> {
         Err(Fault::bug("the read side never publishes"))

@@ -17,7 +17,7 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Letter;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::record::RawSlice;
-use sluicebox_actors::ports::{Clock, CommitPermit, DataFiles, LetterFile, Outputs};
+use sluicebox_actors::ports::{Batches, Clock, CommitPermit, DataFiles, LetterFile, Outputs};
 
 use crate::plan::{Flaw, Op};
 use crate::process::Process;
@@ -209,15 +209,19 @@ pub fn silver_text(rows: &RecordBatch) -> Result<Vec<(i64, String)>> {
 }
 
 /// Gold rows as lines: `window_start, key, n, sum, least, most`.
-pub fn gold_text(rows: &RecordBatch) -> Result<Bytes> {
-    let (starts, keys) = (integers(rows, "window_start")?, texts(rows, "key")?);
-    let numbers = ["n", "sum", "least", "most"].map(|name| integers(rows, name));
-    let [n, sum, least, most] = numbers;
-    let (n, sum, least, most) = (n?, sum?, least?, most?);
+pub fn gold_text(batches: Batches<'_>) -> Result<Bytes> {
     let mut text = String::new();
-    for row in 0..rows.num_rows() {
-        let (start, key) = (starts[row], keys(row));
-        writeln!(text, "{start},{key},{},{},{},{}", n[row], sum[row], least[row], most[row]).expect("a String takes anything");
+    for rows in batches {
+        let rows = &rows?;
+        let (starts, keys) = (integers(rows, "window_start")?, texts(rows, "key")?);
+        let numbers = ["n", "sum", "least", "most"].map(|name| integers(rows, name));
+        let [n, sum, least, most] = numbers;
+        let (n, sum, least, most) = (n?, sum?, least?, most?);
+        for row in 0..rows.num_rows() {
+            let (start, key) = (starts[row], keys(row));
+            writeln!(text, "{start},{key},{},{},{},{}", n[row], sum[row], least[row], most[row])
+                .expect("a String takes anything");
+        }
     }
     Ok(text.into())
 }

@@ -11,14 +11,13 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::LedgerLine;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
-use sluicebox_actors::ports::{Blobs, Cas, Clock, GoldFiles, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit};
+use sluicebox_actors::ports::{Batches, Blobs, Cas, Clock, GoldFiles, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit};
 use sluicebox_actors::toolkit::credit::{Budget, CHARGE_MIN};
 use tokio::sync::Notify;
 
@@ -369,7 +368,7 @@ impl Blobs for Process {
 
 #[async_trait]
 impl GoldFiles for Process {
-    fn encode(&self, table: &str, rows: &RecordBatch) -> Result<Bytes> {
+    fn encode(&self, table: &str, rows: Batches<'_>) -> Result<Bytes> {
         self.now_op(Op::GoldEncode, table, |_| Ok(()))?;
         crate::files::gold_text(rows)
     }

@@ -15,14 +15,16 @@ use datafusion::sql::sqlparser::ast::{Expr, GroupByExpr, Ident, Query, SelectIte
 use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::window::{Window, Windowing};
-use sluicebox_actors::ports::{Finished, GoldTable};
+use sluicebox_actors::ports::{Finished, GoldTable, Merger};
 
 use super::check::{Check, Tier};
 use super::error::{Blame, SqlError, fault};
 use super::groups::Groups;
 use super::lower::{Program, Source, Step, WINDOW_END, WINDOW_START, lower};
+use super::merge::SqlMerger;
 use super::plan::{Catalog, column_or_null, parse};
 use super::silver::{name_items, timestamp_type};
+use super::spill::MergeMemory;
 use crate::engine::aggregates::udaf::DEFAULT_LG_K;
 
 /// Settings of one table that change its states.
@@ -162,32 +164,74 @@ impl GoldPlan {
         fault(Kind::Bug, &format!("the statement of gold table `{}`", self.table.name), error)
     }
 
-    fn fold(&self, parts: &[RecordBatch]) -> Result<Groups, Fault> {
+    /// Keys beside the window.
+    pub(crate) fn keys(&self) -> usize {
+        self.program.keys.len()
+    }
+
+    /// A new merge of one window; without a bound, everything stays in memory.
+    pub fn merger(&self, memory: Option<&MergeMemory>) -> Result<Box<dyn Merger + '_>, Fault> {
+        Ok(Box::new(SqlMerger::new(self, memory)?))
+    }
+
+    /// Adds states to groups.
+    pub(crate) fn absorb(&self, groups: &mut Groups, states: &RecordBatch) -> Result<(), Fault> {
+        let doing = || format!("merging states of gold table `{}`", self.table.name);
+        groups.merge(states).map_err(|error| fault(Kind::Corrupt, &doing(), &error))
+    }
+
+    pub(crate) fn fold(&self, parts: &[RecordBatch]) -> Result<Groups, Fault> {
         let mut groups = self.groups()?;
-        for part in parts {
-            groups
-                .merge(part)
-                .map_err(|error| fault(Kind::Corrupt, &format!("merging states of gold table `{}`", self.table.name), &error))?;
-        }
+        parts.iter().try_for_each(|part| self.absorb(&mut groups, part))?;
         Ok(groups)
     }
 
-    /// Merges states of one window: associative and commutative, equal rows give equal bytes. Sorted by key.
+    /// Merges partial states of one window: associative and commutative, equal rows give equal bytes. Sorted by key.
     pub fn merge(&self, parts: &[RecordBatch]) -> Result<RecordBatch, Fault> {
-        let mut groups = self.fold(parts)?;
+        self.sorted_states(self.fold(parts)?)
+    }
+
+    /// Takes all states out, in the order they came in.
+    pub(crate) fn states(&self, mut groups: Groups) -> Result<RecordBatch, Fault> {
         let (_, states) = groups.states().map_err(|error| self.bug(&error))?;
-        let keys = &states.columns()[..self.program.keys.len()];
+        Ok(states)
+    }
+
+    /// Takes all states out, sorted by key.
+    pub(crate) fn sorted_states(&self, groups: Groups) -> Result<RecordBatch, Fault> {
+        let states = self.states(groups)?;
+        let keys = states.columns().get(..self.keys()).unwrap_or_default();
         sorted(&states, keys).map_err(|error| self.bug(&error))
     }
 
     /// Rows of one window from its merged states: results, HAVING, ORDER BY, LIMIT. Without ORDER BY the rows are in the order of
     /// their keys (NULL first); with it, ties are.
     pub fn finish(&self, window: Window, merged: &RecordBatch) -> Result<Finished, Fault> {
-        let groups = self.fold(std::slice::from_ref(merged))?;
-        self.rows(window, groups).map_err(|error| self.bug(&error))
+        let Finished { rows, overflow } = self.by_key(window, self.fold(std::slice::from_ref(merged))?)?;
+        self.output(Finished { rows: self.ranked(rows)?, overflow })
     }
 
-    fn rows(&self, window: Window, mut groups: Groups) -> DfResult<Finished> {
+    /// The steps that look at one row at a time, and those from the first ORDER BY or LIMIT on.
+    fn steps(&self) -> (&[Step], &[Step]) {
+        let steps = &self.program.steps;
+        let ranks = |step: &Step| match step {
+            Step::Sort(_) | Step::Limit(_, _) => true,
+            Step::Project(_, _) | Step::Keep(_) => false,
+        };
+        steps.split_at(steps.iter().position(ranks).unwrap_or(steps.len()))
+    }
+
+    /// Does it need all rows together?
+    pub(crate) fn is_ranked(&self) -> bool {
+        !self.steps().1.is_empty()
+    }
+
+    /// Results of some groups in the order of their keys, after the steps that look at one row at a time.
+    pub(crate) fn by_key(&self, window: Window, groups: Groups) -> Result<Finished, Fault> {
+        self.results(window, groups).map_err(|error| self.bug(&error))
+    }
+
+    fn results(&self, window: Window, mut groups: Groups) -> DfResult<Finished> {
         let program = self.program.as_ref();
         let count = groups.len();
         let keys = groups.take_keys()?;
@@ -207,17 +251,38 @@ impl GoldPlan {
         }
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let batch = RecordBatch::try_new_with_options(program.groups.clone(), columns, &options)?;
-        let mut batch = sorted(&batch, &keys[1..])?;
-        for step in &program.steps {
-            batch = run(step, &batch)?;
+        let rows = self.steps().0.iter().try_fold(sorted(&batch, &keys[1..])?, |batch, step| run(step, &batch))?;
+        Ok(Finished { rows, overflow })
+    }
+
+    /// ORDER BY, LIMIT, and what follows them, over all rows.
+    pub(crate) fn ranked(&self, rows: RecordBatch) -> Result<RecordBatch, Fault> {
+        let ranked = self.steps().1.iter().try_fold(rows, |rows, step| run(step, &rows));
+        ranked.map_err(|error| self.bug(&error))
+    }
+
+    /// The rows that LIMIT may still take when more rows follow, all of them without one. The order of ties stays.
+    pub(crate) fn best(&self, rows: &RecordBatch) -> Result<RecordBatch, Fault> {
+        let take = |rows: &RecordBatch, skip: usize, fetch: usize| rows.slice(0, skip.saturating_add(fetch).min(rows.num_rows()));
+        match self.steps().1 {
+            [Step::Limit(skip, Some(fetch)), ..] => Ok(take(rows, *skip, *fetch)),
+            [sort @ Step::Sort(_), Step::Limit(skip, Some(fetch)), ..] => {
+                Ok(take(&run(sort, rows).map_err(|error| self.bug(&error))?, *skip, *fetch))
+            }
+            _ => Ok(rows.clone()),
         }
-        if batch.num_rows() == 0 {
+    }
+
+    /// The statement's output columns.
+    pub(crate) fn output(&self, finished: Finished) -> Result<Finished, Fault> {
+        let (program, Finished { rows, overflow }) = (self.program.as_ref(), finished);
+        if rows.num_rows() == 0 {
             return Ok(Finished { rows: program.empty(), overflow });
         }
         let last = program.last.iter().zip(program.output.fields());
-        let columns = last.map(|(expr, field)| column_or_null(expr, field.data_type(), &batch));
-        let rows = RecordBatch::try_new(program.output.clone(), columns.collect::<DfResult<_>>()?)?;
-        Ok(Finished { rows, overflow })
+        let columns = last.map(|(expr, field)| column_or_null(expr, field.data_type(), &rows)).collect::<DfResult<_>>();
+        let batch = columns.and_then(|columns| Ok(RecordBatch::try_new(program.output.clone(), columns)?));
+        Ok(Finished { rows: batch.map_err(|error| self.bug(&error))?, overflow })
     }
 
     /// Does this batch have the columns that the statement was compiled for?

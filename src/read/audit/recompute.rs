@@ -13,7 +13,7 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Sequence, ShardId};
 use sluicebox_actors::model::row::{WindowRow, WindowStatus};
 use sluicebox_actors::model::window::{HOUR_US, Verdict, Window, Windowing};
-use sluicebox_actors::ports::{Engine, GoldFiles, PartitionEngine};
+use sluicebox_actors::ports::{Engine, Finished, GoldFiles, Merger, PartitionEngine};
 
 use super::epochs::Cut;
 use super::gold::Facts;
@@ -91,7 +91,8 @@ pub fn window(with: &Recompute, data: &Path, row: &WindowRow, facts: &Facts, sil
         taken.push((shard, last));
     }
     let windowing = with.engine.tables()[table].windowing;
-    let mut run = Run { with, table, window, windowing, facts, taken, merged: None, held: 0, rows: 0 };
+    let merger = with.engine.merger(table)?;
+    let mut run = Run { with, table, window, windowing, facts, taken, merger, held: 0, rows: 0 };
     run.read(data)?;
     let hash = run.finish()?;
     let what = if run.rows != row.counts.on_time + row.counts.late {
@@ -111,7 +112,7 @@ struct Run<'a> {
     windowing: Windowing,
     facts: &'a Facts,
     taken: Vec<(&'a ShardId, u64)>,
-    merged: Option<RecordBatch>,
+    merger: Box<dyn Merger + 'a>,
     held: usize,
     rows: u64,
 }
@@ -178,22 +179,17 @@ impl Run<'_> {
 
     fn cut(&mut self, partition: &mut dyn PartitionEngine) -> Result<()> {
         self.held = 0;
-        let partials = partition.cut()?.into_iter().filter(|p| p.table == self.table && p.window_us == self.window.start_us);
-        let mut parts: Vec<RecordBatch> = partials.map(|partial| partial.states).collect();
-        parts.extend(self.merged.take());
-        if !parts.is_empty() {
-            self.merged = Some(self.with.engine.merge(self.table, &parts)?);
+        for partial in partition.cut()? {
+            if partial.table == self.table && partial.window_us == self.window.start_us {
+                self.merger.add(&partial.states)?;
+            }
         }
         Ok(())
     }
 
     fn finish(&mut self) -> Result<Hash> {
-        let merged = match self.merged.take() {
-            Some(merged) => merged,
-            None => self.with.engine.merge(self.table, &[])?,
-        };
-        let finished = self.with.engine.finish(self.table, self.window, &merged)?;
-        let name = self.with.engine.tables()[self.table].name.clone();
-        Ok(Hash::of(&self.with.gold.encode(&name, &finished.rows)?))
+        let rows = self.merger.finish(self.window)?.map(|finished| finished.map(|Finished { rows, .. }| rows));
+        let name = &self.with.engine.tables()[self.table].name;
+        Ok(Hash::of(&self.with.gold.encode(name, Box::new(rows))?))
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use arrow_array::RecordBatch;
+use bytes::Bytes;
 
 use super::GoldParts;
 use super::load::key_of;
@@ -17,7 +17,8 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Base, WindowRow};
 use crate::model::states;
-use crate::ports::{Cas, WindowPermit};
+use crate::model::window::Window;
+use crate::ports::{Cas, Finished, Merger, WindowPermit};
 use crate::toolkit::crash;
 use crate::toolkit::pause::Pause;
 
@@ -65,7 +66,7 @@ async fn damage_or_fence(parts: &GoldParts, row: &WindowRow, version: u64, fault
 }
 
 /// The content of a revision that is to be made visible.
-pub(super) async fn read_content(parts: &GoldParts, row: &WindowRow, content: &ObjectRef) -> Result<bytes::Bytes> {
+pub(super) async fn read_content(parts: &GoldParts, row: &WindowRow, content: &ObjectRef) -> Result<Bytes> {
     match history::read_verified(parts.blobs.as_ref(), content).await {
         Ok(content) => Ok(content),
         Err(fault) => Err(damage_or_fence(parts, row, row.version, fault).await),
@@ -73,36 +74,54 @@ pub(super) async fn read_content(parts: &GoldParts, row: &WindowRow, content: &O
 }
 
 /// The merge of a window's base and these partials, read for a swap of this version.
-async fn merged(
-    parts: &GoldParts,
+async fn merged<'a>(
+    parts: &'a GoldParts,
     cache: &tokio::sync::Mutex<Cache>,
     table: usize,
     (row, expected): (&WindowRow, u64),
     loads: Vec<Load>,
-) -> Result<RecordBatch> {
-    match pieces(parts, cache, row, loads).await {
-        Ok(pieces) => parts.engine.merge(table, &pieces),
+) -> Result<Box<dyn Merger + 'a>> {
+    let mut merger = parts.engine.merger(table)?;
+    match add_all(merger.as_mut(), parts, cache, row, loads).await {
+        Ok(()) => Ok(merger),
         Err(fault) => Err(damage_or_fence(parts, row, expected, fault).await),
     }
 }
 
-async fn pieces(
+/// Each piece is let go once it is taken in.
+async fn add_all(
+    merger: &mut dyn Merger,
     parts: &GoldParts,
     cache: &tokio::sync::Mutex<Cache>,
     row: &WindowRow,
     loads: Vec<Load>,
-) -> Result<Vec<RecordBatch>> {
-    let mut pieces = Vec::new();
+) -> Result<()> {
     if let Some(base) = &row.base {
-        pieces.push(states::decode(&history::read_verified(parts.blobs.as_ref(), &base.object).await?)?);
+        let base = history::read_verified(parts.blobs.as_ref(), &base.object).await?;
+        for states in states::decode_all(&base)? {
+            merger.add(&states?)?;
+        }
     }
     for load in loads {
         let object = cached(parts, cache, &load.object).await?;
         for segment in &load.segments {
-            pieces.push(states::decode(&object.segment(segment)?)?);
+            merger.add(&states::decode(&object.segment(segment)?)?)?;
         }
     }
-    Ok(pieces)
+    Ok(())
+}
+
+/// A window's content; rows and overflow are noted in its row.
+fn content(parts: &GoldParts, mut merger: Box<dyn Merger + '_>, window: Window, row: &mut WindowRow) -> Result<Bytes> {
+    let table = row.table.clone();
+    (row.rows, row.overflow) = (0, false);
+    let rows = merger.finish(window)?.map(|finished| {
+        let Finished { rows, overflow } = finished?;
+        row.rows += rows.num_rows() as u64;
+        row.overflow |= overflow;
+        Ok(rows)
+    });
+    parts.gold_files.encode(&table, Box::new(rows))
 }
 
 /// Merges, finishes, stores the content, swaps the row, makes it visible.
@@ -115,16 +134,13 @@ pub(super) async fn emit(
     loads: Vec<Load>,
 ) -> Result<WindowRow> {
     let windowing = parts.engine.tables()[table].windowing;
-    let states = merged(parts, cache, table, (&row, expected), loads).await?;
-    let finished = parts.engine.finish(table, windowing.starting(row.start_us), &states)?;
-    let content = parts.gold_files.encode(&row.table, &finished.rows)?;
+    let merger = merged(parts, cache, table, (&row, expected), loads).await?;
+    let content = content(parts, merger, windowing.starting(row.start_us), &mut row)?;
     let key = key_of("content", &row, row.revision, parts.clock.random());
     parts.blobs.put(&key, content.clone()).await?;
     crash::pass("gold.after_content");
     let old = parts.rows.window(&row.table, row.start_us).await?.and_then(|old| old.content);
     row.content = Some(ObjectRef { key, len: content.len() as u64, sha256: Hash::of(&content) });
-    row.rows = finished.rows.num_rows() as u64;
-    row.overflow = finished.overflow;
     swap(parts, expected, &row).await?;
     crash::pass("gold.after_swap");
     if row.overflow {
@@ -134,12 +150,7 @@ pub(super) async fn emit(
 }
 
 /// Makes a revision visible, notes that it is, and forgets the content before it.
-pub(super) async fn publish(
-    parts: &GoldParts,
-    mut row: WindowRow,
-    content: bytes::Bytes,
-    old: Option<ObjectRef>,
-) -> Result<WindowRow> {
+pub(super) async fn publish(parts: &GoldParts, mut row: WindowRow, content: Bytes, old: Option<ObjectRef>) -> Result<WindowRow> {
     parts.gold_files.publish(WindowPermit::won(row.revision), &row, content).await?;
     crash::pass("gold.after_publish");
     tracing::info!(table = row.table, start_us = row.start_us, revision = row.revision, status = row.status.as_str(), "gold");
@@ -163,7 +174,9 @@ pub(super) async fn rebase(
     loads: Vec<Load>,
     base: impl FnOnce(ObjectRef) -> Base,
 ) -> Result<WindowRow> {
-    let states = states::encode(&merged(parts, cache, table, (&row, expected), loads).await?)?;
+    let mut merger = merged(parts, cache, table, (&row, expected), loads).await?;
+    let states = states::encode_all(merger.states()?)?;
+    drop(merger);
     let key = key_of("bases", &row, row.version, parts.clock.random());
     parts.blobs.put(&key, states.clone()).await?;
     crash::pass("base.after_put");

@@ -12,6 +12,7 @@ mod engine {
     mod differential;
     mod glue;
     mod json_test_suite;
+    mod spill;
     mod statements;
     mod values;
 }
@@ -25,6 +26,7 @@ mod read {
     mod teeth;
 }
 mod malformed;
+mod merge;
 mod recorded;
 mod settings;
 mod side_by_side;

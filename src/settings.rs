@@ -203,9 +203,10 @@ pub struct Gold {
     pub window: GoldWindow,
     /// One aggregating SELECT over `silver`.
     pub sql: String,
-    /// Most groups a window may have; further ones become letters. Without it, disk is the limit.
+    /// When a window has ended for some shard and others still hold it back for so long, it is emitted as `provisional`, with
+    /// their names. Without it, it waits.
     #[serde(default)]
-    pub max_groups: Option<u64>,
+    pub max_wait: Option<Interval>,
 }
 
 /// `window = { … }` of a Gold table
@@ -341,7 +342,8 @@ impl Settings {
     pub fn fingerprint(&self, schema: &str) -> String {
         let schema = serde_json::from_str(schema).unwrap_or_else(|_| serde_json::Value::String(schema.to_owned()));
         let event = Event { schema: PathBuf::new(), ..self.event.clone() };
-        let meaning = serde_json::json!({ "event": event, "silver": self.silver, "gold": self.gold, "schema": schema });
+        let gold: Vec<Gold> = self.gold.iter().map(|gold| Gold { max_wait: None, ..gold.clone() }).collect();
+        let meaning = serde_json::json!({ "event": event, "silver": self.silver, "gold": gold, "schema": schema });
         let mut text = String::new();
         canonical(&meaning, &mut text);
         Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()

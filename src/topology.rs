@@ -290,7 +290,10 @@ pub fn parts(
             intensity: settings.restart.intensity,
             period_us: settings.restart.period.us(),
         },
-        gold: GoldConfig { collect_after: settings.collect.after_epochs as usize },
+        gold: GoldConfig {
+            collect_after: settings.collect.after_epochs as usize,
+            max_wait_us: settings.gold.iter().map(|gold| gold.max_wait.map(|wait| wait.us())).collect(),
+        },
     };
     let options = OutputOptions {
         bronze: format(settings.bronze.format),

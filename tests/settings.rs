@@ -74,7 +74,7 @@ fn an_unknown_key_is_refused_in_every_section_at_its_line_with_a_suggestion() {
         ("[breaker]\nshares = 0.1", "share"),
         ("[collect]\nafter_epoch = 3", "after_epochs"),
         ("[[silver.filter]]\nname = \"a\"\nwhere = \"x\"\nwher = \"y\"", "where"),
-        ("[[gold]]\nname = \"b\"\nsql = \"x\"\nwindow = { tumbling = \"1h\" }\nmax_group = 3", "max_groups"),
+        ("[[gold]]\nname = \"b\"\nsql = \"x\"\nwindow = { tumbling = \"1h\" }\nmax_wat = 3", "max_wait"),
     ];
     for (section, meant) in sections {
         let text = format!("{BASE}\n{section}\n");
@@ -137,7 +137,7 @@ fn every_contradiction_has_its_sentence() {
     let cases = [
         ("gold.0.name=Hourly", "`gold.0.name`: `Hourly` cannot be a name here"),
         ("gold.0.sql= ", "there is nothing in it"),
-        ("gold.0.max_groups=0", "no group at all"),
+        ("gold.0.max_wait=0s", "0s is not a length"),
         ("stream.kind=kinesis", "the embedded stream only"),
         ("stream.shards=1001", "1 to 1000"),
         ("stream.parallelism=11", "1 to 10"),

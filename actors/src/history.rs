@@ -7,16 +7,19 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use crate::machines::commit::History;
+use crate::machines::commit::{Committed, History};
 use crate::model::epoch::{EpochObject, Hash, ObjectRef};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
-use crate::ports::{Blobs, Cas, CommitPermit, Outputs, Rows};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Rows};
 use crate::toolkit::crash;
 
 /// Tries of the lease CAS against commits of a generation that is just ending.
 const TAKE_TRIES: u32 = 8;
+
+/// Heartbeats begin at a random number that every store and every JSON reader holds exactly.
+const HEARTBEAT_SPARE: u32 = 12;
 
 /// A shard that is ours now: the row under the new lease, and what its newest object says.
 #[derive(Debug)]
@@ -25,19 +28,31 @@ pub struct Taken {
     pub row: ShardRow,
     /// From its newest epoch object.
     pub history: History,
+    /// Its newest epoch; none before the first.
+    pub newest: Option<Committed>,
     /// Outputs that this takeover made visible or found visible.
     pub published: usize,
 }
 
 /// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new
 /// start.
-pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, shard: &ShardId, owner: &str) -> Result<Taken> {
-    let row = raise_lease(rows, shard, owner).await?;
+pub async fn take_over(
+    rows: &dyn Rows,
+    blobs: &dyn Blobs,
+    outputs: &dyn Outputs,
+    clock: &dyn Clock,
+    shard: &ShardId,
+    owner: &str,
+) -> Result<Taken> {
+    let row = raise_lease(rows, shard, owner, clock.random()).await?;
     crash::pass("takeover.after_lease");
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
-    let (mut history, mut published) = (History::default(), 0);
+    let (mut history, mut newest, mut published) = (History::default(), None, 0);
     if let Some(object) = &row.object {
-        let header = read(blobs, object).await?.header;
+        let header = match read(blobs, object).await {
+            Ok(object) => object.header,
+            Err(fault) => return Err(damage_or_fence(rows, &row, fault).await),
+        };
         if header.epoch != row.epoch || header.shard != row.shard || header.to != row.position {
             return Err(Fault::corrupt(format!("the newest epoch object of {shard} does not belong to its row: {}", object.key)));
         }
@@ -46,12 +61,8 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
             published += 1;
             crash::pass("takeover.after_publish");
         }
-        history = History {
-            totals: header.totals,
-            ordinals: header.ordinals,
-            max_event_us: header.max_event_us,
-            last_arrival_us: header.last_arrival_us,
-        };
+        history = History::after(&header);
+        newest = Some(Committed { row: row.clone(), header });
     }
     outputs.discard_staged(permit, shard, &[]).await?;
     crash::pass("takeover.after_discard");
@@ -62,17 +73,19 @@ pub async fn take_over(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs
             blobs.delete(&key).await?;
         }
     }
-    Ok(Taken { row, history, published })
+    Ok(Taken { row, history, newest, published })
 }
 
-async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str) -> Result<ShardRow> {
+/// `random` makes the row of this try unlike that of any other, even of an owner with the same name: an answer that did not come
+/// is settled by comparing rows.
+async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: u64) -> Result<ShardRow> {
     let mut unanswered = None;
     for _ in 0..TAKE_TRIES {
         let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
         let mut taken = row.clone();
         taken.lease_epoch += 1;
         taken.owner = owner.to_owned();
-        taken.heartbeat += 1;
+        taken.heartbeat = random >> HEARTBEAT_SPARE;
         if taken.state == ShardState::Blocked {
             taken.state = ShardState::Open;
             taken.bound = opening_bound(rows, &row).await?;
@@ -103,6 +116,19 @@ async fn opening_bound(rows: &dyn Rows, row: &ShardRow) -> Result<crate::model::
         }
     }
     Ok(bound.unwrap_or(row.bound).max(row.bound))
+}
+
+/// What it means that a shard's newest object is damaged or missing. While the row names it: damage. When the row has moved on,
+/// somebody newer has committed and collected since it was read: whoever asked is fenced.
+pub async fn damage_or_fence(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> Fault {
+    if fault.kind() != Kind::Corrupt {
+        return fault;
+    }
+    match rows.shard(&row.shard).await {
+        Ok(Some(now)) if now.object != row.object => Fault::fenced(format!("{} has moved on to epoch {}", row.shard, now.epoch)),
+        Ok(Some(_) | None) => fault,
+        Err(unknown) => unknown,
+    }
 }
 
 /// Reads an epoch object and holds it to its reference.

@@ -42,6 +42,7 @@ pub mod model {
     pub mod position;
     pub mod record;
     pub mod row;
+    pub mod sabotage;
     pub mod stamp;
     pub mod states;
     pub mod window;
@@ -52,6 +53,7 @@ pub mod toolkit {
     pub mod board;
     pub mod crash;
     pub mod credit;
+    pub mod flag;
     pub mod outlet;
     pub mod pause;
     pub mod spawn;

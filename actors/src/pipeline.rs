@@ -27,8 +27,9 @@ use crate::shells::message::NewEpoch;
 use crate::shells::shard::FetchLimits;
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::crash;
+use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::Door;
-use crate::toolkit::spawn::Place;
+use crate::toolkit::spawn::{Place, turns_true};
 
 /// The world and the settings of a pipeline.
 #[derive(Clone)]
@@ -118,7 +119,11 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     let door = Door::closed();
     let (gold_drain, gold_draining) = watch::channel(false);
     let gold = actix::spawn(gold::supervise(parts.gold_parts(&places), door.clone(), gold_draining));
-    let mut outcome = shards(&parts, &places, stop, &door).await?;
+    let stopping = Flag::default();
+    let forward = actix::spawn(raise(stopping.clone(), stop));
+    let outcome = shards(&parts, &places, stopping, &door).await;
+    forward.abort();
+    let mut outcome = outcome?;
     gold_drain.send_replace(true);
     match gold.await {
         Ok(Ok(())) => {}
@@ -128,24 +133,33 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     Ok(outcome)
 }
 
+/// One receiver for all shards: see [`Flag`].
+async fn raise(flag: Flag, mut stop: watch::Receiver<bool>) {
+    turns_true(&mut stop).await;
+    flag.raise();
+}
+
 /// Supervises every shard until each has ended for good.
-async fn shards(parts: &Parts, places: &Places, stop: watch::Receiver<bool>, door: &Door<NewEpoch>) -> Result<Outcome> {
+async fn shards(parts: &Parts, places: &Places, stop: Flag, door: &Door<NewEpoch>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let (ended, mut endings) = mpsc::unbounded_channel();
-    let (finish, finishing) = watch::channel(false);
+    let finish = Flag::default();
     let mut supervised = BTreeSet::new();
     let mut running = 0usize;
     loop {
-        let rows = retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards()).await?;
+        let mut rows = retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards()).await?;
+        if rows.iter().any(|row| !supervised.contains(&row.shard) && may_open(parts, row, &rows) && lacks_a_parent(row, &rows)) {
+            rows = retrying(parts.clock.clone(), "looking for a parent", || rows_of_all_listed(parts)).await?;
+        }
         for (index, row) in rows.iter().enumerate() {
             if may_open(parts, row, &rows) && supervised.insert(row.shard.clone()) {
                 running += 1;
                 let shard = row.shard.clone();
                 let (parts, places, door) = (parts.clone(), places.clone(), door.clone());
                 let supervisor = Arc::new(Supervisor { parts, places, index, shard: shard.clone(), door });
-                let (ended, stop, finishing) = (ended.clone(), stop.clone(), finishing.clone());
+                let (ended, stop, finish) = (ended.clone(), stop.clone(), finish.clone());
                 actix::spawn(async move {
-                    let end = supervisor.supervise(stop, finishing).await;
+                    let end = supervisor.supervise(stop, finish).await;
                     // The receiver lives as long as this function; when it is gone nobody waits for the answer.
                     drop(ended.send((shard, end)));
                 });
@@ -165,7 +179,7 @@ async fn shards(parts: &Parts, places: &Places, stop: watch::Receiver<bool>, doo
             }
             () = tokio::time::sleep(LOOK) => {
                 if parts.config.shard.drain && parts.board.all_quiet() {
-                    finish.send_replace(true);
+                    finish.raise();
                 }
             }
         }
@@ -200,6 +214,17 @@ async fn create_rows(parts: &Parts, infos: &[ShardInfo]) -> Result<()> {
         parts.rows.create_shard(&new_row(parts, info, waits)).await?;
     }
     Ok(())
+}
+
+/// A shard may be merged with one whose own parent is still being read: it has no row yet, and is not forgotten either.
+fn lacks_a_parent(row: &ShardRow, rows: &[ShardRow]) -> bool {
+    row.state == ShardState::Blocked && row.parents.iter().any(|parent| rows.iter().all(|other| other.shard != *parent))
+}
+
+/// Whatever the stream still lists has a row after this: a parent without one is forgotten.
+async fn rows_of_all_listed(parts: &Parts) -> Result<Vec<ShardRow>> {
+    create_rows(parts, &parts.stream.shards().await?).await?;
+    parts.rows.shards().await
 }
 
 fn new_row(parts: &Parts, info: &ShardInfo, waits: bool) -> ShardRow {

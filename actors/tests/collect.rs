@@ -2,9 +2,9 @@
 
 use sluicebox_actors::history;
 
-use crate::world::plan::{Plan, Rng};
-use crate::world::sim::{Sim, shard_id};
-use crate::world::truth::{MINUTE, SECOND, T0};
+use sluicebox_sim::plan::{Plan, Rng};
+use sluicebox_sim::sim::{Sim, shard_id};
+use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
 fn collecting(seed: u64, after: usize) -> Sim {
     let mut sim = Sim::new(seed, 2);
@@ -65,7 +65,7 @@ fn records_that_come_for_windows_whose_epochs_are_gone_are_added_to_their_base()
 
 #[test]
 fn an_epoch_whose_files_may_not_be_visible_yet_is_not_collected() {
-    use crate::world::plan::{Act, Op};
+    use sluicebox_sim::plan::{Act, Op};
     let sim = collecting(83, 1);
     (0..2).for_each(|shard| sim.fill(shard, 40, &mut Rng(83)));
     // Every publication takes ten seconds: many epochs are committed before the first is visible.
@@ -81,7 +81,7 @@ fn a_crash_at_any_point_of_many_collections_is_survived() {
         sim.fill(0, 24, &mut Rng(84));
         sim.drain().operations
     };
-    use crate::world::plan::Act;
+    use sluicebox_sim::plan::Act;
     for index in 0..quiet {
         for act in [Act::CrashBefore, Act::CrashAfter] {
             let sim = collecting(84, 1);

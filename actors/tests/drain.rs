@@ -1,8 +1,8 @@
 //! `run --drain`: everything there is goes through, once, and ends.
 
-use crate::world::plan::{Plan, Rng};
-use crate::world::sim::Sim;
-use crate::world::truth::{SECOND, T0};
+use sluicebox_sim::plan::{Plan, Rng};
+use sluicebox_sim::sim::Sim;
+use sluicebox_sim::truth::{SECOND, T0};
 
 /// A seeded world of so many shards with so many records each.
 pub(crate) fn filled(seed: u64, shards: usize, records: u64) -> Sim {

@@ -1,21 +1,15 @@
 //! The pipeline in a simulated world: everything outside it is in memory, time is virtual, and whatever can go wrong does.
-
-mod world {
-    pub(crate) mod engine;
-    pub(crate) mod files;
-    pub(crate) mod oracle;
-    pub(crate) mod plan;
-    pub(crate) mod process;
-    pub(crate) mod sim;
-    pub(crate) mod store;
-    pub(crate) mod truth;
-}
+#![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
 mod collect;
 mod crash;
 mod drain;
 mod faults;
+mod idle;
+mod provisional;
 mod seeds;
 mod supervise;
+mod sweep;
 mod teeth;
+mod threads;
 mod time;

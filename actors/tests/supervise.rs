@@ -7,12 +7,13 @@ use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::OnGap;
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::model::row::ShardState;
 use sluicebox_actors::toolkit::board::Life;
 
 use crate::drain::filled;
-use crate::world::plan::{Act, Op, Plan, Rng};
-use crate::world::sim::{End, Ran, Sim, shard_id, stop_after};
-use crate::world::truth::{SECOND, T0, Truth};
+use sluicebox_sim::plan::{Act, Op, Plan, Rng};
+use sluicebox_sim::sim::{End, Ran, Sim, shard_id, stop_after};
+use sluicebox_sim::truth::{SECOND, T0, Truth};
 
 /// Few restarts, as in production.
 const STRICT: RestartConfig =
@@ -108,7 +109,7 @@ fn a_drain_ends_beside_shards_that_ended_and_shards_that_never_had_a_record() {
     sim.add_shard(2, &[0]);
     sim.add_shard(3, &[0]);
     // The one that never had a record comes up only when the others are done.
-    let slow = Plan::nth(Op::RowUpdate, 1, Act::Stall(Duration::from_secs(20)));
+    let slow = Plan::nth(Op::RowLease, 1, Act::Stall(Duration::from_secs(20)));
     sim.run(slow).good();
     sim.assert_complete();
     let store = sim.store();
@@ -131,7 +132,7 @@ fn a_split_and_a_merge_keep_everything_in_order() {
     sim.assert_complete();
     let store = sim.store();
     assert_eq!(store.rows.len(), 5);
-    assert_eq!(store.rows.values().filter(|row| row.state == sluicebox_actors::model::row::ShardState::Drained).count(), 3);
+    assert_eq!(store.rows.values().filter(|row| row.state == ShardState::Drained).count(), 3);
 }
 
 #[test]
@@ -139,20 +140,47 @@ fn a_shard_that_splits_while_it_is_read_hands_over_to_its_children() {
     let mut sim = Sim::new(48, 1);
     sim.config.shard.drain = false;
     sim.fill(0, 20, &mut Rng(48));
-    let (store, mut rng) = (sim.store.clone(), Rng(49));
-    let script: crate::world::sim::Script = Box::new(move |hands| {
+    let (copy, mut rng) = (sim.clone(), Rng(49));
+    let script: sluicebox_sim::sim::Script = Box::new(move |hands| {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_secs(3)).await;
-            let sim = Sim { store, config: crate::world::sim::config(), seed: 48 };
-            sim.add_shard(1, &[0]);
-            sim.add_shard(2, &[0]);
-            sim.fill(1, 10, &mut rng);
-            sim.fill(2, 10, &mut rng);
+            copy.add_shard(1, &[0]);
+            copy.add_shard(2, &[0]);
+            copy.fill(1, 10, &mut rng);
+            copy.fill(2, 10, &mut rng);
             tokio::time::sleep(Duration::from_secs(5)).await;
             hands.stop.send_replace(true);
         })
     });
     sim.run_with(Plan::default(), script).good();
+    sim.config.shard.drain = true;
+    sim.drain();
+    sim.assert_complete();
+}
+
+#[test]
+fn a_merge_waits_for_a_parent_that_has_no_row_yet() {
+    let mut sim = Sim::new(49, 2);
+    sim.config.shard.drain = false;
+    sim.config.fetch.records = 1;
+    sim.fill(0, 300, &mut Rng(49));
+    let copy = sim.clone();
+    let script: sluicebox_sim::sim::Script = Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            // Shard 1 ends at once; shard 2, which it is merged with, is born only when shard 0 is read to its end.
+            let children = copy.reshard(&[0]);
+            let merged = copy.reshard(&[1, children[0]]);
+            copy.fill(children[0], 5, &mut Rng(50));
+            copy.fill(merged[0], 5, &mut Rng(51));
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            let state = |index: usize| copy.store().rows.get(&shard_id(index)).map(|row| row.state);
+            assert_eq!((state(1), state(4)), (Some(ShardState::Drained), Some(ShardState::Blocked)));
+            tokio::time::sleep(Duration::from_secs(30)).await;
+            hands.stop.send_replace(true);
+        })
+    });
+    sim.run_with(Plan { latency_ms: 60, ..Plan::default() }, script).good();
     sim.config.shard.drain = true;
     sim.drain();
     sim.assert_complete();

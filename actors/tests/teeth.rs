@@ -2,10 +2,15 @@
 
 use std::time::Duration;
 
+#[cfg(debug_assertions)]
+use sluicebox_actors::model::sabotage::{self, Sabotage};
+#[cfg(debug_assertions)]
+use sluicebox_sim::swarm::survive;
+
 use crate::drain::filled;
-use crate::world::plan::{Act, Flaw, Op, Plan};
-use crate::world::sim::{End, Sim};
-use crate::world::truth::{MINUTE, T0};
+use sluicebox_sim::plan::{Act, Flaw, Op, Plan};
+use sluicebox_sim::sim::{End, Sim};
+use sluicebox_sim::truth::{MINUTE, T0};
 
 fn world() -> Sim {
     let mut sim = filled(31, 2, 60);
@@ -18,6 +23,32 @@ fn noticed_by_the_oracle(flaw: Flaw) {
     let ran = sim.run(Plan::flawed(flaw));
     assert!(matches!(ran.end, End::Ended(_)), "{flaw:?} is meant to slip through the pipeline: {:?}", ran.end);
     assert!(!sim.wrong(&[]).is_empty(), "{flaw:?} was not noticed");
+}
+
+/// The pipeline itself breaks this rule, in as many random worlds as it takes to be noticed for the right reason.
+#[cfg(debug_assertions)]
+fn noticed_by_the_swarm(sabotage: Sabotage, reason: &str) {
+    let noticed = (0..400).any(|seed| {
+        let _armed = sabotage::arm(sabotage);
+        survive(seed).is_err_and(|failure| failure.broken.iter().any(|rule| rule.contains(reason)))
+    });
+    assert!(noticed, "{sabotage:?}: 400 seeds did not notice that {reason}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_protocol_that_is_broken_on_purpose_is_noticed_whichever_rule_it_is() {
+    let reasons = [
+        (Sabotage::SkipTheSwap, "without a commit"),
+        (Sabotage::PublishBeforeCommit, "without a commit"),
+        (Sabotage::DropABarrier, "Hung"),
+        (Sabotage::AdvanceByTheClock, "the shard is not idle"),
+        (Sabotage::CommitWhenStopped, "is committed without its object"),
+        (Sabotage::ReuseTheKey, "was put twice with different bytes"),
+        (Sabotage::TellGoldBeforeCommit, "but its vector says"),
+    ];
+    assert_eq!(reasons.map(|(sabotage, _)| sabotage), sabotage::ALL);
+    reasons.into_iter().for_each(|(sabotage, reason)| noticed_by_the_swarm(sabotage, reason));
 }
 
 #[test]
@@ -68,7 +99,7 @@ fn a_stream_that_delivers_a_record_twice_counts_it_once() {
 #[test]
 fn files_that_are_visible_too_early_are_noticed() {
     let sim = world();
-    let crash = Plan::nth(Op::RowUpdate, 4, Act::CrashBefore);
+    let crash = Plan::nth(Op::RowUpdate, 2, Act::CrashBefore);
     sim.run(Plan { flaw: Some(Flaw::OutputsPublishAtStaging), ..crash });
     assert!(!sim.store().strangers().is_empty());
 }

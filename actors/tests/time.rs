@@ -6,9 +6,9 @@ use sluicebox_actors::model::row::WindowStatus;
 use sluicebox_actors::model::window::Bound;
 
 use crate::drain::filled;
-use crate::world::plan::{Act, Op, Plan, Rng};
-use crate::world::sim::{Script, Sim, lock, shard_id, stop_after};
-use crate::world::truth::{MINUTE, SECOND, T0};
+use sluicebox_sim::plan::{Act, Op, Plan, Rng};
+use sluicebox_sim::sim::{Script, Sim, lock, shard_id, stop_after};
+use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
 /// A service over empty shards: it does not drain.
 fn service(seed: u64, shards: usize) -> Sim {
@@ -160,7 +160,7 @@ fn an_idle_shard_does_not_pass_one_whose_row_nobody_has_read_yet() {
             hands.stop.send_replace(true);
         })
     });
-    sim.run_with(Plan::nth(Op::RowUpdate, 1, Act::Stall(Duration::from_secs(60))), script).good();
+    sim.run_with(Plan::nth(Op::RowLease, 1, Act::Stall(Duration::from_secs(60))), script).good();
 }
 
 #[test]
@@ -268,4 +268,36 @@ fn a_second_drain_continues_where_the_first_one_ended() {
     sim.drain();
     sim.assert_complete();
     assert!(sim.store().gold.values().any(|shown| shown.row.start_us >= T0));
+}
+
+#[test]
+fn a_clock_that_is_set_back_or_forward_by_an_hour_stops_nothing_and_changes_no_result() {
+    let run = |step: i64, after_ms: u64| {
+        let mut sim = service(75, 1);
+        let start = now(&sim);
+        for n in 0..40 {
+            sim.event(0, start + n * SECOND, "a", start + n * SECOND, n);
+        }
+        let script: Script = Box::new(move |hands| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                hands.process.set_clock(step);
+                tokio::time::sleep(Duration::from_millis(45_000 - after_ms)).await;
+                let all = lock(&hands.store).streams[&shard_id(0)].end();
+                let row = lock(&hands.store).rows[&shard_id(0)].clone();
+                assert_eq!(row.position, all, "set by {step} after {after_ms} ms: it stands still");
+                hands.stop.send_replace(true);
+            })
+        });
+        sim.run_with(Plan::default(), script).good();
+        sim.config.shard.drain = true;
+        sim.drain();
+        sim.assert_complete();
+        sim.gold()
+    };
+    let unchanged = run(0, 20_000);
+    for after_ms in (20_000..21_500).step_by(130) {
+        assert_eq!(run(60 * MINUTE, after_ms), unchanged, "after {after_ms} ms");
+        assert_eq!(run(-60 * MINUTE, after_ms), unchanged, "after {after_ms} ms");
+    }
 }

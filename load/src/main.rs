@@ -1,10 +1,12 @@
 //! sluicebox-load: makes input, measures the product and breaks it, all from outside.
 //!
-//! Owns: the arguments. Does not own: the events (sluicebox::demo_events, keys), the measuring (measure), the breaking (chaos).
+//! Owns: the arguments. Does not own: the events (sluicebox::demo_events, keys), the measuring (measure), the breaking (chaos),
+//! the simulated world (simulate).
 
 mod chaos;
 mod keys;
 mod measure;
+mod simulate;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -31,6 +33,8 @@ enum Verb {
     Measure(measure::Measure),
     /// Kills a sluicebox binary again and again beside a producer, then compares all tables with a fold of its own
     Chaos(chaos::Chaos),
+    /// Runs the pipeline in a simulated world under random faults, seed after seed, and prints what the seeds met
+    Simulate(simulate::Simulate),
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +59,7 @@ fn main() -> ExitCode {
         Verb::Keys(args) => keys::keys(&args).map(|()| true),
         Verb::Measure(args) => measure::measure(&args),
         Verb::Chaos(args) => chaos::chaos(&args),
+        Verb::Simulate(args) => simulate::simulate(&args, &mut std::io::stdout()),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,

@@ -73,7 +73,7 @@ pub fn look_at_suspects(
             .map(|record| (record.sequence, record.sub_sequence))
             .collect();
         for (sequence, sub_sequence) in &found {
-            tracing::error!(alert = REASON, %shard, %sequence, sub_sequence, "the process dies of this record: it becomes a letter");
+            tracing::error!(alert = REASON, %shard, %sequence, sub_sequence, "the process dies of this record: now a letter");
         }
         deaths.condemn(&shard, &found)?;
     }

@@ -97,12 +97,8 @@ impl Settings {
             findings.not_blank(&format!("gold.{n}.sql"), &gold.sql, "SELECT type, count(*) AS events FROM silver GROUP BY type");
             findings.positive(&format!("gold.{n}.window.tumbling"), gold.window.tumbling, "1h");
             findings.not_negative(&format!("gold.{n}.window.allowed_lateness"), gold.window.allowed_lateness);
-            if gold.max_groups == Some(0) {
-                findings.add(
-                    &format!("gold.{n}.max_groups"),
-                    "no group at all would be allowed",
-                    "leave max_groups out, or write 1 or more",
-                );
+            if let Some(wait) = gold.max_wait {
+                findings.positive(&format!("gold.{n}.max_wait"), wait, "30m");
             }
         }
     }

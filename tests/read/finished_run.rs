@@ -155,3 +155,27 @@ fn an_edited_letter_and_a_cut_bronze_file_are_found() {
     bites(async |sources, _| teeth::damage_edit_letter(sources), Named::Shard);
     bites(async |sources, _| teeth::damage_cut_bronze(sources), Named::Shard);
 }
+
+#[test]
+fn a_run_over_a_damaged_newest_epoch_gives_that_shard_up_and_goes_on_with_the_others() {
+    let place = folder();
+    let data = place.path().join("data");
+    copy(&finished().data(), &data);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let damaged = runtime.block_on(async {
+        let sources = Stores::for_reading(&data, SystemClock::shared()).unwrap().sources();
+        let row = sources.rows.shards().await.unwrap().remove(0);
+        teeth::damage_flip_bit(&sources, &row.shard, row.epoch).await;
+        row.shard
+    });
+    // Not the state before it, silently: that would count its records twice.
+    let run = sluicebox(place.path(), &["run", "--drain"]).expect(1, "a run over a damaged epoch object");
+    let said = run.out + &run.err;
+    assert!(said.contains(&format!("{damaged} was given up")) && said.contains("epochs/"), "{said}");
+    let shards = sluicebox(place.path(), &["shards", "--format", "json"]).expect(0, "shards").out;
+    let views: Vec<Value> = shards.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(views.len() > 1);
+    for view in views {
+        assert_eq!(view["last_fault"].is_string(), view["shard"] == damaged.as_str(), "{view}");
+    }
+}

@@ -20,6 +20,7 @@ use crate::model::epoch::{self, EpochHeader, Hash, ObjectRef, OutputClass, Pendi
 use crate::model::fault::{Fault, Result};
 use crate::model::ledger::Counts;
 use crate::model::row::{Fence, ShardRow, ShardState};
+use crate::model::sabotage::{self, Sabotage};
 use crate::model::window::Bound;
 use crate::ports::{Cas, CommitPermit, GoldTable};
 
@@ -58,6 +59,18 @@ pub struct History {
     pub max_event_us: Option<i64>,
     /// Arrival of the last record.
     pub last_arrival_us: Option<i64>,
+}
+
+impl History {
+    /// After the epoch with this head.
+    pub fn after(header: &EpochHeader) -> Self {
+        Self {
+            totals: header.totals.clone(),
+            ordinals: header.ordinals.clone(),
+            max_event_us: header.max_event_us,
+            last_arrival_us: header.last_arrival_us,
+        }
+    }
 }
 
 /// What happens to the commit machine.
@@ -190,6 +203,16 @@ impl CommitMachine {
         &self.row
     }
 
+    /// The epoch whose commit has begun: what the row becomes, and the head of its object.
+    pub fn begun(&self) -> Option<Committed> {
+        match &self.step {
+            Step::Putting(flight) | Step::CreatingRows(flight) | Step::Swapping(flight) | Step::Rereading(flight) => {
+                Some(Committed { row: flight.row.clone(), header: flight.header.clone() })
+            }
+            Step::Idle | Step::Failed => None,
+        }
+    }
+
     /// Takes an event in. `random` makes the key of an epoch object unique; it is used at most once per event.
     pub fn apply(&mut self, event: CommitEvent, random: u64) -> Vec<CommitEffect> {
         match self.step(event, random) {
@@ -270,12 +293,7 @@ impl CommitMachine {
 
     fn won(&mut self, flight: InFlight, effects: &mut Vec<CommitEffect>) {
         let InFlight { header, row, .. } = flight;
-        self.history = History {
-            totals: header.totals.clone(),
-            ordinals: header.ordinals.clone(),
-            max_event_us: header.max_event_us,
-            last_arrival_us: header.last_arrival_us,
-        };
+        self.history = History::after(&header);
         self.row = row.clone();
         self.unpublished.extend(header.outputs.iter().cloned());
         let permit = CommitPermit::won(row.lease_epoch, row.epoch);
@@ -422,6 +440,9 @@ fn add_windows(sum: &mut BTreeMap<(String, i64), WindowCounts>, windows: Vec<Win
 
 /// `epochs/<shard>/<epoch>-<lease>-<random>`: no two tries of one epoch share a key.
 fn epoch_key(row: &ShardRow, epoch: u64, random: u64) -> String {
+    if sabotage::is(Sabotage::ReuseTheKey) {
+        return format!("epochs/{}/{epoch:010}-0-0", row.shard);
+    }
     format!("epochs/{}/{epoch:010}-{}-{random:016x}", row.shard, row.lease_epoch)
 }
 
@@ -439,8 +460,8 @@ fn blocked_row(parent: &ShardRow, child: &crate::ports::ShardInfo) -> ShardRow {
         hash_end: child.hash_end,
         epoch: 0,
         position: crate::model::position::Position::START,
-        // At most what its parents promise; raised to their minimum when it opens.
-        bound: Bound::UNKNOWN.max(parent.bound),
+        // Its parents stand for it until it opens with the minimum of what they committed: this commit may yet be lost.
+        bound: Bound::UNKNOWN,
         object: None,
     }
 }

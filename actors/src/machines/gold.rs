@@ -5,15 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::model::epoch::{EpochHeader, LedgerLine, ObjectRef, Segment};
+use crate::model::epoch::{EpochHeader, ObjectRef, Segment};
 use crate::model::fault::{Fault, Result};
 use crate::model::position::{Position, ShardId};
-use crate::model::row::{ShardRow, ShardState, Vector, WindowRow, WindowStatus, WindowTotals};
+use crate::model::row::{ShardRow, ShardState, Vector, WindowRow, WindowStatus, WindowTotals, dominates};
 use crate::model::window::{Bound, Window};
 use crate::ports::GoldTable;
 
+mod lanes;
 mod work;
 
+use lanes::{Epoch, Lane, Lanes};
+use work::Collection;
 pub use work::{GoldWork, Load};
 
 /// Settings of Gold.
@@ -21,6 +24,9 @@ pub use work::{GoldWork, Load};
 pub struct GoldConfig {
     /// Collect a shard's epoch objects when it has more than this many.
     pub collect_after: usize,
+    /// Per table: how long a window that some shard has passed waits for the others before it is emitted as provisional, by the
+    /// owner's clock; none = for ever.
+    pub max_wait_us: Vec<Option<i64>>,
 }
 
 /// Windows worked on at once: each waits for a few writes to become durable, one after the other.
@@ -36,21 +42,6 @@ struct Piece {
     segments: Vec<Segment>,
 }
 
-/// What is known of one shard.
-#[derive(Clone, Debug)]
-struct Lane {
-    row: ShardRow,
-    /// Epochs whose objects exist, by number.
-    epochs: BTreeMap<u64, Epoch>,
-}
-
-#[derive(Clone, Debug)]
-struct Epoch {
-    object: ObjectRef,
-    line: LedgerLine,
-    unpublished: bool,
-}
-
 /// What is known of one window.
 #[derive(Clone, Debug, Default)]
 struct WindowState {
@@ -62,27 +53,21 @@ struct WindowState {
 
 type WindowKey = (usize, i64);
 
-/// What collection asks for next.
-enum Collection {
-    /// A base for this window, or else the end of some epochs.
-    Due(Option<WindowKey>, GoldWork),
-    /// Something, once what was given out is done.
-    AfterTheOthers,
-    /// All objects are needed, or there are few.
-    Nothing,
-}
-
 /// The state machine of Gold.
 #[derive(Debug)]
 pub struct GoldMachine {
     config: GoldConfig,
     tables: Vec<GoldTable>,
-    lanes: BTreeMap<ShardId, Lane>,
+    lanes: Lanes,
     windows: BTreeMap<WindowKey, WindowState>,
     /// Windows that may need an emission: touched, or reached by a bound.
     dirty: BTreeSet<WindowKey>,
     /// Windows given out to be worked on, with the bytes that are read for it.
     working: BTreeMap<WindowKey, u64>,
+    /// When a window that some shards hold back is emitted without them.
+    waiting: BTreeMap<WindowKey, i64>,
+    /// Windows that have waited long enough.
+    ripe: BTreeSet<WindowKey>,
     /// Epochs are being collected.
     collecting: bool,
     draining: bool,
@@ -91,8 +76,8 @@ pub struct GoldMachine {
 impl GoldMachine {
     /// Knows nothing yet.
     pub fn new(config: GoldConfig, tables: Vec<GoldTable>) -> Self {
-        let (lanes, windows, dirty, working) = Default::default();
-        Self { config, tables, lanes, windows, dirty, working, collecting: false, draining: false }
+        let (lanes, windows, dirty, working, waiting, ripe) = Default::default();
+        Self { config, tables, lanes, windows, dirty, working, waiting, ripe, collecting: false, draining: false }
     }
 
     /// A window row as stored, at start.
@@ -105,7 +90,7 @@ impl GoldMachine {
 
     /// A shard as committed, at start or whenever its row is new.
     pub fn know_shard(&mut self, row: ShardRow) {
-        let lane = self.lanes.entry(row.shard.clone()).or_insert_with(|| Lane { row: row.clone(), epochs: BTreeMap::new() });
+        let lane = self.lanes.0.entry(row.shard.clone()).or_insert_with(|| Lane { row: row.clone(), epochs: BTreeMap::new() });
         if row.epoch >= lane.row.epoch {
             lane.row = row;
         }
@@ -116,23 +101,24 @@ impl GoldMachine {
 
     /// Last epoch known of a shard; 0 if none.
     pub fn known_epoch(&self, shard: &ShardId) -> u64 {
-        self.lanes.get(shard).and_then(|lane| lane.epochs.keys().next_back()).copied().unwrap_or(0)
+        self.lanes.0.get(shard).and_then(|lane| lane.epochs.keys().next_back()).copied().unwrap_or(0)
+    }
+
+    /// Is any of these rows newer than what is known here?
+    pub fn is_outdated(&self, shards: &[ShardRow], windows: &[WindowRow]) -> bool {
+        let newer = |row: &WindowRow| {
+            let known = self.table(&row.table).and_then(|table| self.windows.get(&(table, row.start_us)));
+            known.and_then(|state| state.row.as_ref()).is_none_or(|known| known.version < row.version)
+        };
+        let committed = |row: &ShardRow| self.lanes.0.get(&row.shard).is_none_or(|lane| lane.row.epoch < row.epoch);
+        windows.iter().any(newer) || shards.iter().any(committed)
     }
 
     /// A committed epoch. To be given in order per shard.
     pub fn know_epoch(&mut self, header: &EpochHeader, object: ObjectRef) -> Result<()> {
-        let Some(lane) = self.lanes.get_mut(&header.shard) else {
-            return Err(Fault::bug("an epoch of a shard that Gold does not know"));
-        };
-        // Known, or known and collected already: a notice may come later than what it tells.
-        if lane.epochs.last_key_value().is_some_and(|(last, _)| header.epoch <= *last) {
-            return Ok(());
+        if !self.lanes.add(header, object)? {
+            return Ok(()); // a notice may come later than what it tells
         }
-        for older in lane.epochs.values_mut() {
-            older.unpublished &= header.pending.iter().any(|output| output.epoch == older.line.header.epoch);
-        }
-        let line = LedgerLine::of(header, object.sha256.clone());
-        lane.epochs.insert(header.epoch, Epoch { object, line, unpublished: !header.outputs.is_empty() });
         let mut pieces: BTreeMap<(usize, i64, u64), Vec<Segment>> = BTreeMap::new();
         for segment in &header.segments {
             let table = self.tables.iter().position(|table| table.name.as_ref() == segment.table);
@@ -171,13 +157,47 @@ impl GoldMachine {
         }
         state.row = Some(row);
         self.working.remove(&key);
+        self.ripe.remove(&key);
         self.dirty.insert(key);
+    }
+
+    /// Time has passed: windows that some shard has passed and others hold back may have waited long enough. They are emitted
+    /// again at the same pace, while the others stay behind.
+    pub fn tick(&mut self, now_us: i64) {
+        let ahead = self.lanes.live().map(|lane| lane.row.bound).max().unwrap_or(Bound::UNKNOWN);
+        let watermark = self.lanes.watermark();
+        for (key, state) in &self.windows {
+            let Some(wait_us) = self.config.max_wait_us.get(key.0).copied().flatten() else { continue };
+            let windowing = &self.tables[key.0].windowing;
+            let window = windowing.starting(key.1);
+            let is_held_back = windowing.is_closed(window, ahead) && !windowing.is_closed(window, watermark);
+            if !is_held_back || state.pieces.is_empty() {
+                self.waiting.remove(key);
+                continue;
+            }
+            let due_us = self.waiting.entry(*key).or_insert(now_us.saturating_add(wait_us));
+            if now_us >= *due_us {
+                *due_us = now_us.saturating_add(wait_us);
+                self.ripe.insert(*key);
+                self.dirty.insert(*key);
+            }
+        }
+    }
+
+    /// The first hash key that no live shard covers; no window closes while there is one.
+    pub fn hole(&self) -> Option<u128> {
+        self.lanes.hole()
+    }
+
+    /// May any window be emitted before all shards have passed it?
+    pub fn is_impatient(&self) -> bool {
+        self.config.max_wait_us.iter().any(Option::is_some)
     }
 
     /// Epoch objects are gone; their lines are in the ledger.
     pub fn collected(&mut self, shard: &ShardId, through: u64) {
         self.collecting = false;
-        if let Some(lane) = self.lanes.get_mut(shard) {
+        if let Some(lane) = self.lanes.0.get_mut(shard) {
             lane.epochs.retain(|epoch, _| *epoch > through);
         }
     }
@@ -192,41 +212,6 @@ impl GoldMachine {
         self.tables.iter().position(|table| table.name.as_ref() == name)
     }
 
-    /// The smallest committed bound of all live shards: no later epoch of any of them opens below it.
-    pub fn watermark(&self) -> Bound {
-        // Somebody's records are missing: nobody knows what that shard will still bring.
-        if self.hole().is_some() {
-            return Bound::UNKNOWN;
-        }
-        self.live().map(|lane| lane.row.bound).min().unwrap_or(Bound::UNKNOWN)
-    }
-
-    /// The first hash key that no live shard covers: a shard that was not listed yet, or is lost.
-    pub fn hole(&self) -> Option<u128> {
-        let mut ranges: Vec<(u128, u128)> = self.live().map(|lane| (lane.row.hash_start, lane.row.hash_end)).collect();
-        ranges.sort_unstable();
-        let mut next = Some(0);
-        for (start, end) in ranges {
-            let Some(covered) = next else { break };
-            if start > covered {
-                break;
-            }
-            next = if end < covered { next } else { end.checked_add(1) };
-        }
-        next
-    }
-
-    fn live(&self) -> impl Iterator<Item = &Lane> {
-        // A child opens with no less than what its parents committed: until it is known here to be open, they stand for it.
-        let is_open = |child: &ShardId| self.lanes.get(child).is_some_and(|lane| lane.row.state != ShardState::Blocked);
-        self.lanes.values().filter(move |lane| match lane.row.state {
-            ShardState::Open => true,
-            ShardState::Blocked => !lane.row.parents.iter().any(|parent| self.lanes.contains_key(parent)),
-            ShardState::Drained => !lane.row.children.iter().all(is_open),
-            ShardState::Retired => false,
-        })
-    }
-
     /// The next thing to do beside what was given out before; none = nothing until that is reported or something is committed.
     pub fn next_work(&mut self) -> Result<Option<GoldWork>> {
         // Collection deletes what an emission may still have to read.
@@ -234,7 +219,7 @@ impl GoldMachine {
             return Ok(None);
         }
         // Windows come first, but not for ever: objects are kept in bounds however much is emitted.
-        let overdue = self.lanes.values().any(|lane| lane.epochs.len() > 2 * self.config.collect_after);
+        let overdue = self.lanes.0.values().any(|lane| lane.epochs.len() > 2 * self.config.collect_after);
         if overdue {
             match self.collection_work()? {
                 Collection::Due(key, work) => return Ok(self.give_out(key, work)),
@@ -242,13 +227,14 @@ impl GoldMachine {
                 Collection::Nothing => {}
             }
         }
-        let watermark = self.watermark();
+        let watermark = self.lanes.watermark();
         let free: Vec<WindowKey> = self.dirty.iter().filter(|key| !self.working.contains_key(*key)).copied().collect();
         for key in free {
             if let Some(work) = self.window_work(key, watermark)? {
                 return Ok(self.give_out(Some(key), work));
             }
             self.dirty.remove(&key);
+            self.ripe.remove(&key);
         }
         match self.collection_work()? {
             Collection::Due(key, work) => Ok(self.give_out(key, work)),
@@ -366,6 +352,9 @@ impl GoldMachine {
             });
             return Some(if revised { WindowStatus::Revised } else { WindowStatus::Closed });
         }
+        if self.ripe.contains(&(table, window.start_us)) {
+            return Some(WindowStatus::Provisional);
+        }
         self.draining.then_some(WindowStatus::Open)
     }
 
@@ -384,7 +373,8 @@ impl GoldMachine {
         let mut sequences = old.map(|row| row.sequences.clone()).unwrap_or_default();
         for (shard, pieces) in &state.pieces {
             for piece in pieces.values() {
-                if let Some(header) = self.lanes.get(shard).and_then(|lane| lane.epochs.get(&piece.epoch)).map(|e| &e.line.header)
+                if let Some(header) =
+                    self.lanes.0.get(shard).and_then(|lane| lane.epochs.get(&piece.epoch)).map(|e| &e.line.header)
                 {
                     widen(&mut sequences, shard, header.from, header.to);
                 }
@@ -392,7 +382,7 @@ impl GoldMachine {
         }
         let waits = !self.tables[table].windowing.is_closed(window, watermark);
         let missing =
-            self.lanes.values().filter(|lane| waits && lane.row.state == ShardState::Open && lane.row.bound.0 < window.end_us);
+            self.lanes.0.values().filter(|lane| waits && lane.row.state == ShardState::Open && lane.row.bound.0 < window.end_us);
         let before = self.windows.range(..(table, window.start_us)).rev().take_while(|((t, _), _)| *t == table);
         let before =
             before.filter(|(_, state)| !state.pieces.is_empty() || state.row.as_ref().is_some_and(|row| !row.vector.is_empty()));
@@ -430,7 +420,7 @@ impl GoldMachine {
         let mut loads = Vec::new();
         for (shard, pieces) in &state.pieces {
             for piece in pieces.values() {
-                let epoch = self.lanes.get(shard).and_then(|lane| lane.epochs.get(&piece.epoch));
+                let epoch = self.lanes.0.get(shard).and_then(|lane| lane.epochs.get(&piece.epoch));
                 let object = epoch.map(|epoch| epoch.object.clone());
                 let object =
                     object.ok_or_else(|| Fault::bug(format!("epoch {} of {shard} was collected too soon", piece.epoch)))?;
@@ -444,7 +434,7 @@ impl GoldMachine {
     /// that may not be visible yet.
     fn collection_work(&self) -> Result<Collection> {
         let mut waits = false;
-        for (shard, lane) in &self.lanes {
+        for (shard, lane) in &self.lanes.0 {
             if lane.epochs.len() <= self.config.collect_after {
                 continue;
             }
@@ -483,10 +473,10 @@ impl GoldMachine {
             revision: 0,
             status: WindowStatus::Open,
             vector: Vector::new(),
-            ..self.emission(table, window, state, Vector::new(), WindowStatus::Open, self.watermark())
+            ..self.emission(table, window, state, Vector::new(), WindowStatus::Open, self.lanes.watermark())
         });
         row.version = expected + 1;
-        let fresh = self.emission(table, window, state, vector.clone(), WindowStatus::Open, self.watermark());
+        let fresh = self.emission(table, window, state, vector.clone(), WindowStatus::Open, self.lanes.watermark());
         row.sequences = fresh.sequences;
         Ok(GoldWork::Rebase {
             table,
@@ -497,11 +487,6 @@ impl GoldMachine {
             counts: self.counts(state),
         })
     }
-}
-
-/// Does `a` hold everything that `b` holds?
-fn dominates(a: &Vector, b: &Vector) -> bool {
-    b.iter().all(|(shard, ordinal)| a.get(shard).is_some_and(|mine| mine >= ordinal))
 }
 
 fn widen(sequences: &mut BTreeMap<ShardId, (Position, Position)>, shard: &ShardId, from: Position, to: Position) {

@@ -7,6 +7,7 @@ use crate::machines::breaker::{Breaker, BreakerConfig, Failures, Trip};
 use crate::model::fault::Fault;
 use crate::model::position::Position;
 use crate::model::record::RawRecord;
+use crate::model::sabotage::{self, Sabotage};
 use crate::model::window::Bound;
 use crate::ports::{Read, ShardInfo};
 
@@ -18,6 +19,9 @@ pub enum OnGap {
     /// Count the gap and go on behind it.
     Continue,
 }
+
+/// An answer that said that there was nothing more is believed for so long while the next one is waited for.
+const EVIDENCE_US: i64 = 1_000_000;
 
 /// Settings of a shard. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
@@ -163,12 +167,14 @@ pub struct ShardMachine {
     gaps: u64,
     first_record_at_us: Option<i64>,
     sealed_at_us: i64,
+    now_us: i64,
     committed: u64,
     settled: bool,
     max_event_us: Option<i64>,
     last_arrival_us: Option<i64>,
     stream_now_us: Option<i64>,
     fetching: bool,
+    asked_us: i64,
     next_fetch_us: i64,
     caught_up: bool,
     in_partitions: u64,
@@ -202,12 +208,14 @@ impl ShardMachine {
             gaps: 0,
             first_record_at_us: None,
             sealed_at_us: now_us,
+            now_us,
             committed,
             settled: true,
             max_event_us,
             last_arrival_us,
             stream_now_us: None,
             fetching: false,
+            asked_us: now_us,
             next_fetch_us: now_us,
             caught_up: false,
             in_partitions: 0,
@@ -229,7 +237,14 @@ impl ShardMachine {
 
     /// Has it read everything, with positive evidence?
     pub fn is_idle(&self) -> bool {
-        self.caught_up && self.records == 0
+        self.caught_up && self.records == 0 && !self.is_unanswered()
+    }
+
+    /// A read that does not come back, throttled, failing or waiting for credits, makes what the one before it found old: records
+    /// may lie there that nobody can see.
+    fn is_unanswered(&self) -> bool {
+        let patience_us = EVIDENCE_US.max(2 * self.config.poll_us);
+        self.fetching && self.now_us.saturating_sub(self.asked_us) > patience_us
     }
 
     /// Has the shard ever had a record?
@@ -256,6 +271,7 @@ impl ShardMachine {
         if self.stopped {
             return effects;
         }
+        self.follow_the_clock(now_us);
         match event {
             ShardEvent::Started => {}
             ShardEvent::Read(read) => self.read(read, now_us, &mut effects),
@@ -282,6 +298,16 @@ impl ShardMachine {
             self.report_quiet(&mut effects);
         }
         effects
+    }
+
+    /// When the owner's clock is set back, timers go back with it: what has been waited counts, and nothing waits for longer.
+    fn follow_the_clock(&mut self, now_us: i64) {
+        let back = self.now_us.saturating_sub(now_us).max(0);
+        self.now_us = now_us;
+        self.sealed_at_us -= back;
+        self.next_fetch_us -= back;
+        self.asked_us -= back;
+        self.first_record_at_us = self.first_record_at_us.map(|at| at - back);
     }
 
     fn read(&mut self, mut read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {
@@ -325,7 +351,7 @@ impl ShardMachine {
     fn next_bound(&self) -> Bound {
         let own = self.max_event_us.map_or(Bound::UNKNOWN, |event| Bound::from_event(event, self.config.disorder_us));
         let mut bound = self.open.bound.max(own);
-        if !self.is_idle() || self.in_partitions > 0 {
+        if (!self.is_idle() || self.in_partitions > 0) && !sabotage::is(Sabotage::AdvanceByTheClock) {
             return bound;
         }
         match (self.last_arrival_us, self.max_event_us) {
@@ -392,7 +418,7 @@ impl ShardMachine {
             return;
         }
         if !self.fetching && now_us >= self.next_fetch_us {
-            self.fetching = true;
+            (self.fetching, self.asked_us) = (true, now_us);
             effects.push(ShardEffect::Fetch(self.position));
         }
     }

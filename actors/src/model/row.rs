@@ -110,6 +110,11 @@ impl WindowStatus {
 /// Lane (shard) → ordinal of the last partial taken in.
 pub type Vector = BTreeMap<ShardId, u64>;
 
+/// Does `a` hold everything that `b` holds?
+pub fn dominates(a: &Vector, b: &Vector) -> bool {
+    b.iter().all(|(shard, ordinal)| a.get(shard).is_some_and(|mine| mine >= ordinal))
+}
+
 /// The merge of all partials up to a vector.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Base {

@@ -6,8 +6,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use super::wiring::wire;
 use super::{Parts, Places};
 use crate::history::take_over;
@@ -17,8 +15,9 @@ use crate::model::position::ShardId;
 use crate::model::row::ShardState;
 use crate::shells::message::{NewEpoch, Stop};
 use crate::toolkit::board::Life;
+use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::Door;
-use crate::toolkit::spawn::{Exit, Generation, panic_of, turns_true};
+use crate::toolkit::spawn::{Exit, Generation, panic_of};
 
 /// One shard, generation after generation.
 pub(super) struct Supervisor {
@@ -31,7 +30,7 @@ pub(super) struct Supervisor {
 
 impl Supervisor {
     /// Ok when the shard has ended as it should; Err when it was given up.
-    pub(super) async fn supervise(self: Arc<Self>, mut stop: watch::Receiver<bool>, finish: watch::Receiver<bool>) -> Result<()> {
+    pub(super) async fn supervise(self: Arc<Self>, stop: Flag, finish: Flag) -> Result<()> {
         let mut restarts = Restarts::new(self.parts.config.restart);
         let mut committed = 0;
         for number in 1.. {
@@ -71,7 +70,7 @@ impl Supervisor {
             let pause = self.give_up(fault, &mut restarts)?;
             tokio::select! {
                 biased;
-                () = turns_true(&mut stop) => return Ok(()),
+                () = stop.wait() => return Ok(()),
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -108,12 +107,7 @@ impl Supervisor {
     }
 
     /// Takes the shard over and runs one generation to its end.
-    async fn generation(
-        self: Arc<Self>,
-        number: u64,
-        mut stop: watch::Receiver<bool>,
-        mut finish: watch::Receiver<bool>,
-    ) -> Result<(&'static str, Exit)> {
+    async fn generation(self: Arc<Self>, number: u64, stop: Flag, finish: Flag) -> Result<(&'static str, Exit)> {
         let parts = &self.parts;
         parts.board.update(&self.shard, |live| {
             live.life = if number == 1 { Life::Starting } else { Life::Restarting };
@@ -121,8 +115,8 @@ impl Supervisor {
             // Failing is not idle: the others may not pass this shard while nobody reads it.
             live.idle = false;
         });
-        let owner = &parts.config.owner;
-        let taken = take_over(parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref(), &self.shard, owner).await?;
+        let (rows, blobs, outputs) = (parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref());
+        let taken = take_over(rows, blobs, outputs, parts.clock.as_ref(), &self.shard, &parts.config.owner).await?;
         let (lease, after) = (taken.row.lease_epoch, taken.row.position);
         tracing::info!(shard = %self.shard, generation = number, lease, %after, "shard taken");
         parts.board.update(&self.shard, |live| {
@@ -133,6 +127,10 @@ impl Supervisor {
             live.had_records = taken.history.last_arrival_us.is_some();
             live.totals = taken.history.totals.clone();
         });
+        // It may have become true after Gold had read the rows: a swap of the last owner that arrived late.
+        if let Some(newest) = taken.newest.clone() {
+            self.door.tell(NewEpoch(Box::new(newest)));
+        }
         if taken.row.state == ShardState::Drained {
             return Ok(("takeover", Exit::Finished));
         }
@@ -145,8 +143,8 @@ impl Supervisor {
         tokio::select! {
             biased;
             exit = &mut ended => return Ok(exit),
-            () = turns_true(&mut stop) => shard.tell(Stop),
-            () = turns_true(&mut finish) => shard.tell(Stop),
+            () = stop.wait() => shard.tell(Stop),
+            () = finish.wait() => shard.tell(Stop),
         }
         Ok(ended.await)
     }

@@ -11,7 +11,8 @@ use crate::machines::commit::{CommitEffect, CommitEvent, CommitMachine, Committe
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::ShardRow;
-use crate::ports::{Blobs, Clock, CommitPermit, Outputs, Rows};
+use crate::model::sabotage::{self, Sabotage};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Rows};
 use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Settled, Staged};
 use crate::shells::shard::ShardActor;
 use crate::toolkit::board::Board;
@@ -46,6 +47,17 @@ pub struct CommitActor {
 
 impl Actor for CommitActor {
     type Context = Context<Self>;
+
+    // Nothing is ever committed here: a crash, too, runs destructors. Tests see to it that doing so is noticed.
+    #[cfg(debug_assertions)]
+    fn stopped(&mut self, _: &mut Self::Context) {
+        if sabotage::is(Sabotage::CommitWhenStopped)
+            && let Some(begun) = self.machine.begun()
+        {
+            let (rows, fence) = (self.rows.clone(), self.machine.row().fence());
+            actix::spawn(async move { rows.update_shard(fence, &begun.row).await.is_ok() });
+        }
+    }
 }
 
 impl CommitActor {
@@ -59,9 +71,25 @@ impl CommitActor {
     }
 
     fn carry_out(&mut self, effect: CommitEffect, ctx: &mut Context<Self>) {
+        if sabotage::is(Sabotage::TellGoldBeforeCommit)
+            && matches!(effect, CommitEffect::Swap(..))
+            && let Some(begun) = self.machine.begun()
+        {
+            self.gold.tell(NewEpoch(Box::new(begun)));
+        }
         let (rows, blobs, clock) = (self.rows.clone(), self.blobs.clone(), self.clock.clone());
         let shard = self.shard_id.clone();
         match effect {
+            CommitEffect::Put(key, object) if sabotage::is(Sabotage::PublishBeforeCommit) => {
+                let (outputs, begun) = (self.outputs.clone(), self.machine.begun());
+                self.begin(ctx, async move {
+                    retrying(clock.clone(), "storing an epoch object", || blobs.put(&key, object.clone())).await?;
+                    if let Some(Committed { row, header }) = begun {
+                        publish(outputs, clock, CommitPermit::won(row.lease_epoch, row.epoch), header.outputs).await?;
+                    }
+                    Ok(CommitEvent::Put)
+                });
+            }
             CommitEffect::Put(key, object) => self.begin(ctx, async move {
                 crash::pass("commit.before_put");
                 retrying(clock, "storing an epoch object", || blobs.put(&key, object.clone())).await?;
@@ -69,9 +97,12 @@ impl CommitActor {
                 Ok(CommitEvent::Put)
             }),
             CommitEffect::CreateRows(children) => self.begin(ctx, async move {
-                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &shard, &children)).await?;
+                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &children)).await?;
                 Ok(CommitEvent::RowsCreated)
             }),
+            CommitEffect::Swap(..) if sabotage::is(Sabotage::SkipTheSwap) => {
+                self.begin(ctx, async { Ok(CommitEvent::Swapped(Some(Cas::Won))) });
+            }
             // Never repeated here: after an answer that did not come, only the row knows.
             CommitEffect::Swap(fence, row) => self.begin(ctx, async move {
                 match rows.update_shard(fence, &row).await {
@@ -121,17 +152,10 @@ impl CommitActor {
     }
 }
 
-async fn create(rows: &dyn Rows, shard: &ShardId, children: &[ShardRow]) -> Result<()> {
+async fn create(rows: &dyn Rows, children: &[ShardRow]) -> Result<()> {
     for child in children {
-        let mut child = child.clone();
-        // The other parent of a merge may be behind: a child promises nothing that one of its parents doesn't.
-        for other in child.parents.iter().filter(|parent| *parent != shard) {
-            if let Some(other) = rows.shard(other).await? {
-                child.bound = child.bound.min(other.bound);
-            }
-        }
         // Lost = it exists: a merge's other parent was here before, or we were, before a crash.
-        rows.create_shard(&child).await?;
+        rows.create_shard(child).await?;
     }
     Ok(())
 }

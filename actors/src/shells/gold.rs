@@ -27,11 +27,14 @@ use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turns_true};
 mod load;
 mod work;
 
-use load::{Loaded, chains, load};
-use work::{Cache, collect, emit, publish, rebase};
+use load::{Known, Loaded, chains, load, rows};
+use work::{Cache, collect, emit, publish, read_content, rebase};
 
 /// Mailbox of Gold. Only notices come in: at most two per shard wait for their commit to be told.
 const MAILBOX: usize = 1 << 12;
+/// How often windows that are held back are looked at.
+const PATIENCE_LOOK: Duration = Duration::from_secs(1);
+
 /// The world of Gold.
 #[derive(Clone)]
 pub struct GoldParts {
@@ -135,6 +138,12 @@ impl Actor for GoldActor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         self.reading = true;
+        if self.machine.is_impatient() {
+            ctx.run_interval(PATIENCE_LOOK, |actor, ctx| {
+                actor.machine.tick(actor.parts.clock.now_us());
+                actor.pump(ctx);
+            });
+        }
         let parts = self.parts.clone();
         let load = async move { load(&parts).await };
         ctx.spawn(load.into_actor(self).map(|loaded, actor, ctx| {
@@ -186,6 +195,26 @@ impl GoldActor {
         }
     }
 
+    /// The machine can't go on. Nothing else is begun until the rows have said whether it is damage.
+    fn at_a_loss(&mut self, fault: Fault, ctx: &mut Context<Self>) {
+        self.reading = true;
+        let parts = self.parts.clone();
+        let known = async move {
+            let fault = fault;
+            (rows(&parts, &fault).await, fault)
+        };
+        ctx.spawn(known.into_actor(self).map(|(rows, fault), actor, _| {
+            let fault = match rows {
+                Ok(Some(Known { shards, windows })) if actor.machine.is_outdated(&shards, &windows) => {
+                    Fault::fenced(format!("the rows have moved on: {fault}"))
+                }
+                Ok(_) => fault,
+                Err(unknown) => unknown,
+            };
+            actor.generation.end("gold", Exit::from_fault(fault));
+        }));
+    }
+
     /// Notices first, then whatever the machine gives out.
     fn pump(&mut self, ctx: &mut Context<Self>) {
         if self.reading || self.generation.is_ending() {
@@ -200,7 +229,7 @@ impl GoldActor {
             }
             let Some(object) = row.object else { continue };
             if let Err(fault) = self.machine.know_epoch(&header, object) {
-                return self.generation.end("gold", Exit::from_fault(fault));
+                return self.at_a_loss(fault, ctx);
             }
         }
         loop {
@@ -210,7 +239,7 @@ impl GoldActor {
                     return self.generation.end("gold", Exit::Finished);
                 }
                 Ok(None) => return,
-                Err(fault) => return self.generation.end("gold", Exit::from_fault(fault)),
+                Err(fault) => return self.at_a_loss(fault, ctx),
             }
         }
     }
@@ -233,7 +262,7 @@ impl GoldActor {
                 }
                 GoldWork::Publish { row, .. } => {
                     let content = row.content.clone().ok_or_else(|| Fault::corrupt("a revision without content"))?;
-                    let content = history::read_verified(parts.blobs.as_ref(), &content).await?;
+                    let content = read_content(&parts, &row, &content).await?;
                     Ok(Done::Row(Box::new(publish(&parts, *row, content, None).await?)))
                 }
                 GoldWork::Rebase { table, row, expected, loads, vector, counts } => {

@@ -12,6 +12,7 @@ use crate::machines::shard::{Peers, ShardEffect, ShardEvent, ShardMachine};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::{Position, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
+use crate::model::sabotage::{self, Sabotage};
 use crate::ports::{Clock, Read, Stream};
 use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Settled, Stop};
 use crate::toolkit::board::{Board, Life};
@@ -106,7 +107,8 @@ impl ShardActor {
             ShardEffect::Dispatch(records) => self.dispatch(epoch, records),
             ShardEffect::Barrier(seal) => {
                 let (epoch, next) = (seal.opened.epoch, seal.next);
-                for outlet in self.side_barriers.iter_mut().chain(&mut self.partition_barriers) {
+                let dropped = usize::from(sabotage::is(Sabotage::DropABarrier));
+                for outlet in self.side_barriers.iter_mut().chain(self.partition_barriers.iter_mut().skip(dropped)) {
                     outlet.send(epoch, |stamp| Barrier { stamp, next });
                 }
                 self.sealed.send(epoch, |stamp| Sealed { stamp, seal });

@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinError;
 
 use crate::model::fault::{Fault, Kind};
+use crate::toolkit::flag::Flag;
 
 /// How an actor ended.
 #[derive(Clone, Debug)]
@@ -47,7 +48,7 @@ impl Exit {
 pub struct Generation {
     number: u64,
     first: Arc<Mutex<Option<(&'static str, Exit)>>>,
-    kill: watch::Sender<bool>,
+    kill: Flag,
     // Every watched actor holds a clone; `recv` ends when the last is gone.
     #[expect(dead_code, reason = "held for its Drop")]
     alive: mpsc::Sender<()>,
@@ -58,16 +59,14 @@ pub struct Generation {
 pub struct Watch {
     generation: Generation,
     gone: mpsc::Receiver<()>,
-    ended: watch::Receiver<bool>,
 }
 
 impl Generation {
     /// A new generation and the end that watches it.
     pub fn new(number: u64) -> (Self, Watch) {
-        let (kill, ended) = watch::channel(false);
         let (alive, gone) = mpsc::channel(1);
-        let generation = Self { number, first: Arc::default(), kill, alive };
-        (generation.clone(), Watch { generation, gone, ended })
+        let generation = Self { number, first: Arc::default(), kill: Flag::default(), alive };
+        (generation.clone(), Watch { generation, gone })
     }
 
     /// Its number.
@@ -83,23 +82,20 @@ impl Generation {
             *first = Some((actor, exit));
         }
         drop(first);
-        self.kill.send_replace(true);
+        self.kill.raise();
     }
 
     /// Has it been told to end? Data handlers ask this first.
     pub fn is_ending(&self) -> bool {
-        *self.kill.borrow()
+        self.kill.is_raised()
     }
 }
 
 impl Watch {
     /// Waits for the first exit, kills the rest, waits until none of its actors runs any more, and tells the first exit.
-    pub async fn ended(mut self) -> (&'static str, Exit) {
-        // Closed means that every sender, and with it every actor, is gone: the generation has ended all the same.
-        if self.ended.wait_for(|ended| *ended).await.is_err() {
-            tracing::debug!("generation ended without a word");
-        }
-        let Watch { generation, mut gone, .. } = self;
+    pub async fn ended(self) -> (&'static str, Exit) {
+        let Watch { generation, mut gone } = self;
+        generation.kill.wait().await;
         let first = generation.first.clone();
         drop(generation);
         while gone.recv().await.is_some() {}
@@ -160,12 +156,12 @@ async fn watched<A>(receiver: AddressReceiver<A>, make: impl FnOnce() -> A + 'st
 where
     A: Actor<Context = Context<A>>,
 {
-    let mut kill = generation.kill.subscribe();
+    let kill = generation.kill.clone();
     let mut run = actix::spawn(async move { Context::with_receiver(receiver).into_future(make()).await });
     let ended = tokio::select! {
         biased;
         ended = &mut run => ended,
-        () = turns_true(&mut kill) => {
+        () = kill.wait() => {
             run.abort();
             run.await
         }

@@ -2,6 +2,7 @@
 //!
 //! Owns: these descriptions. Does not own: when they are due (machines/gold), how they are done (shells/gold/work).
 
+use super::WindowKey;
 use crate::model::epoch::{LedgerLine, ObjectRef, Segment};
 use crate::model::position::ShardId;
 use crate::model::row::{Vector, WindowRow, WindowTotals};
@@ -60,6 +61,16 @@ pub enum GoldWork {
         /// Last epoch of them.
         through: u64,
     },
+}
+
+/// What collection asks for next.
+pub(super) enum Collection {
+    /// A base for this window, or else the end of some epochs.
+    Due(Option<WindowKey>, GoldWork),
+    /// Something, once what was given out is done.
+    AfterTheOthers,
+    /// All objects are needed, or there are few.
+    Nothing,
 }
 
 impl GoldWork {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::GoldParts;
 use crate::history;
-use crate::model::fault::Result;
+use crate::model::fault::{Fault, Kind, Result};
 use crate::model::row::{ShardRow, WindowRow};
 
 /// What was committed, as read from the stores.
@@ -19,10 +19,7 @@ pub(super) struct Loaded {
 pub(super) async fn load(parts: &GoldParts) -> Result<Loaded> {
     let shards = chains(parts).await?;
     // After the chains: what was collected out of them meanwhile is in the bases that these rows name.
-    let mut windows = Vec::new();
-    for table in parts.engine.tables() {
-        windows.extend(parts.rows.windows(&table.name).await?);
-    }
+    let windows = windows(parts).await?;
     sweep(parts, &windows).await?;
     Ok(Loaded { windows, shards })
 }
@@ -31,10 +28,35 @@ pub(super) async fn load(parts: &GoldParts) -> Result<Loaded> {
 pub(super) async fn chains(parts: &GoldParts) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
     let mut shards = Vec::new();
     for row in parts.rows.shards().await? {
-        let chain = history::chain(parts.blobs.as_ref(), &row, 0).await?;
-        shards.push((row, chain));
+        match history::chain(parts.blobs.as_ref(), &row, 0).await {
+            Ok(chain) => shards.push((row, chain)),
+            Err(fault) => return Err(history::damage_or_fence(parts.rows.as_ref(), &row, fault).await),
+        }
     }
     Ok(shards)
+}
+
+/// All rows that Gold depends on.
+pub(super) struct Known {
+    pub(super) shards: Vec<ShardRow>,
+    pub(super) windows: Vec<WindowRow>,
+}
+
+/// The rows as they stand when something seems damaged; none where it is no question of damage.
+pub(super) async fn rows(parts: &GoldParts, fault: &Fault) -> Result<Option<Known>> {
+    if fault.kind() != Kind::Corrupt {
+        return Ok(None);
+    }
+    let shards = parts.rows.shards().await?;
+    Ok(Some(Known { shards, windows: windows(parts).await? }))
+}
+
+async fn windows(parts: &GoldParts) -> Result<Vec<WindowRow>> {
+    let mut windows = Vec::new();
+    for table in parts.engine.tables() {
+        windows.extend(parts.rows.windows(&table.name).await?);
+    }
+    Ok(windows)
 }
 
 /// Deletes contents and bases that no row names: left by a crash between a put and its CAS. Only those whose CAS has been

@@ -13,7 +13,7 @@ use super::load::key_of;
 use crate::history;
 use crate::machines::gold::Load;
 use crate::model::epoch::{EpochObject, Hash, LedgerLine, ObjectRef};
-use crate::model::fault::{Fault, Result};
+use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Base, WindowRow};
 use crate::model::states;
@@ -50,8 +50,45 @@ async fn cached(parts: &GoldParts, cache: &tokio::sync::Mutex<Cache>, object: &O
     Ok(read)
 }
 
-/// The merge of a window's base and these partials, each of them let go once it is taken in.
+/// What it means that an object is damaged or missing which a window's row asked for. While the row stands at this version:
+/// damage. When it has moved on, another Gold has put something newer in its place: whoever asked is fenced.
+async fn damage_or_fence(parts: &GoldParts, row: &WindowRow, version: u64, fault: Fault) -> Fault {
+    if fault.kind() != Kind::Corrupt {
+        return fault;
+    }
+    match parts.rows.window(&row.table, row.start_us).await {
+        Ok(now) if now.as_ref().map_or(0, |now| now.version) != version => {
+            Fault::fenced(format!("window {} of {} has moved on: {fault}", row.start_us, row.table))
+        }
+        Ok(_) => fault,
+        Err(unknown) => unknown,
+    }
+}
+
+/// The content of a revision that is to be made visible.
+pub(super) async fn read_content(parts: &GoldParts, row: &WindowRow, content: &ObjectRef) -> Result<Bytes> {
+    match history::read_verified(parts.blobs.as_ref(), content).await {
+        Ok(content) => Ok(content),
+        Err(fault) => Err(damage_or_fence(parts, row, row.version, fault).await),
+    }
+}
+
+/// The merge of a window's base and these partials, read for a swap of this version.
 async fn merged<'a>(
+    parts: &'a GoldParts,
+    cache: &tokio::sync::Mutex<Cache>,
+    table: usize,
+    (row, expected): (&WindowRow, u64),
+    loads: Vec<Load>,
+) -> Result<Box<dyn Merger + 'a>> {
+    match filled(parts, cache, table, row, loads).await {
+        Ok(merger) => Ok(merger),
+        Err(fault) => Err(damage_or_fence(parts, row, expected, fault).await),
+    }
+}
+
+/// Each piece is let go once it is taken in.
+async fn filled<'a>(
     parts: &'a GoldParts,
     cache: &tokio::sync::Mutex<Cache>,
     table: usize,
@@ -97,7 +134,7 @@ pub(super) async fn emit(
     loads: Vec<Load>,
 ) -> Result<WindowRow> {
     let windowing = parts.engine.tables()[table].windowing;
-    let merger = merged(parts, cache, table, &row, loads).await?;
+    let merger = merged(parts, cache, table, (&row, expected), loads).await?;
     let content = content(parts, merger, windowing.starting(row.start_us), &mut row)?;
     let key = key_of("content", &row, row.revision, parts.clock.random());
     parts.blobs.put(&key, content.clone()).await?;
@@ -137,7 +174,7 @@ pub(super) async fn rebase(
     loads: Vec<Load>,
     base: impl FnOnce(ObjectRef) -> Base,
 ) -> Result<WindowRow> {
-    let mut merger = merged(parts, cache, table, &row, loads).await?;
+    let mut merger = merged(parts, cache, table, (&row, expected), loads).await?;
     let states = states::encode_all(merger.states()?)?;
     drop(merger);
     let key = key_of("bases", &row, row.version, parts.clock.random());

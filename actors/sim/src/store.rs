@@ -3,84 +3,102 @@
 //! Owns: the effect of every operation, the invariants checked at it. Does not own: faults (process), the check at the end
 //! (oracle).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, OutputClass, PendingOutput};
+use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{Fence, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
 use sluicebox_actors::ports::{Cas, Read};
 
-use super::truth::{Judged, ShardLog, TABLES, WindowJudged, judge};
+use crate::truth::{DISORDER, Dialect, Judged, ShardLog, TABLES, WindowJudged, judge};
 
 /// A written file.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct File {
-    pub(crate) class: OutputClass,
-    pub(crate) shard: ShardId,
-    pub(crate) epoch: u64,
-    pub(crate) lease_epoch: u64,
-    pub(crate) lines: Vec<String>,
-    pub(crate) sha256: Hash,
+pub struct File {
+    pub class: OutputClass,
+    pub shard: ShardId,
+    pub epoch: u64,
+    pub lease_epoch: u64,
+    pub lines: Vec<String>,
+    pub sha256: Hash,
 }
 
 /// A window as readers see it.
 #[derive(Clone, Debug)]
-pub(crate) struct Shown {
-    pub(crate) row: WindowRow,
-    pub(crate) content: Bytes,
+pub struct Shown {
+    pub row: WindowRow,
+    pub content: Bytes,
 }
 
 /// One epoch that became true, and what an independent judge says of its records.
 #[derive(Clone, Debug)]
-pub(crate) struct Commit {
-    pub(crate) row: ShardRow,
-    pub(crate) header: EpochHeader,
-    pub(crate) judged: Judged,
+pub struct Commit {
+    pub row: ShardRow,
+    pub header: EpochHeader,
+    pub judged: Judged,
 }
 
 type Late = Box<dyn FnOnce(&mut Store) + Send>;
 
 /// Everything that survives a process.
 #[derive(Default)]
-pub(crate) struct Store {
-    pub(crate) now_us: i64,
-    pub(crate) streams: BTreeMap<ShardId, ShardLog>,
-    pub(crate) rows: BTreeMap<ShardId, ShardRow>,
-    pub(crate) windows: BTreeMap<(String, i64), WindowRow>,
-    pub(crate) blobs: BTreeMap<String, Bytes>,
-    pub(crate) staged: BTreeMap<String, File>,
-    pub(crate) visible: BTreeMap<String, File>,
-    pub(crate) gold: BTreeMap<(String, i64), Shown>,
-    pub(crate) revisions: BTreeMap<(String, i64, u64), (Bytes, WindowStatus)>,
-    pub(crate) ledger: BTreeMap<ShardId, Vec<LedgerLine>>,
-    pub(crate) commits: BTreeMap<ShardId, Vec<Commit>>,
-    pub(crate) violations: Vec<String>,
-    pub(crate) late: Vec<Late>,
+pub struct Store {
+    pub dialect: Dialect,
+    pub now_us: i64,
+    pub streams: BTreeMap<ShardId, ShardLog>,
+    pub rows: BTreeMap<ShardId, ShardRow>,
+    pub windows: BTreeMap<(String, i64), WindowRow>,
+    pub blobs: BTreeMap<String, Bytes>,
+    pub staged: BTreeMap<String, File>,
+    pub visible: BTreeMap<String, File>,
+    pub gold: BTreeMap<(String, i64), Shown>,
+    pub revisions: BTreeMap<(String, i64, u64), (Bytes, WindowStatus)>,
+    pub ledger: BTreeMap<ShardId, Vec<LedgerLine>>,
+    pub commits: BTreeMap<ShardId, Vec<Commit>>,
+    pub violations: Vec<String>,
+    pub late: Vec<Late>,
     /// Reads of the stream so far that brought records.
-    pub(crate) reads: u64,
-    pub(crate) appends: u64,
+    pub reads: u64,
+    pub appends: u64,
+    /// Processes so far, and those that are not dead.
+    pub processes: u64,
+    pub alive: u64,
+    /// Who may publish: (shard, lease, epoch) → the process that won it.
+    permits: BTreeMap<(ShardId, u64, u64), u64>,
+    /// Where a read has said that there is no more.
+    read_to_end: BTreeSet<(ShardId, Position)>,
+    /// The global watermark as last seen.
+    watermark_us: Option<i64>,
+    /// Rare and important situations that really occurred.
+    pub marks: BTreeMap<&'static str, u64>,
 }
 
 impl Store {
-    pub(crate) fn rule(&mut self, holds: bool, rule: impl FnOnce() -> String) {
+    pub fn rule(&mut self, holds: bool, rule: impl FnOnce() -> String) {
         if !holds {
             self.violations.push(rule());
         }
     }
 
+    /// An empty world at this time.
+    pub fn new(dialect: Dialect, now_us: i64) -> Self {
+        Self { dialect, now_us, ..Self::default() }
+    }
+
+    /// Time and number of a new process.
+    pub fn process_starts(&mut self) -> (i64, u64) {
+        (self.processes, self.alive) = (self.processes + 1, self.alive + 1);
+        (self.now_us, self.processes)
+    }
+
     // The stream.
 
-    pub(crate) fn read(
-        &mut self,
-        shard: &ShardId,
-        after: Position,
-        records: usize,
-        bytes: usize,
-        flaw: ReadFlaw,
-    ) -> Result<Read> {
+    pub fn read(&mut self, shard: &ShardId, after: Position, records: usize, bytes: usize, flaw: ReadFlaw) -> Result<Read> {
         let now_us = self.now_us;
+        let in_order = self.rows.get(shard).is_none_or(|row| self.parents_are_drained(row));
+        self.rule(in_order, || format!("{shard}: read before its parents are drained"));
         let log = self.streams.get(shard).ok_or_else(|| Fault::corrupt(format!("no shard {shard}")))?;
         let number = after.sequence().and_then(Sequence::as_dense).unwrap_or(0) as usize;
         let trimmed = number < log.forgotten;
@@ -96,6 +114,9 @@ impl Store {
             next += 1;
         }
         let more = log.records.get(next).is_some_and(|many| many[0].raw.arrival_us <= now_us);
+        if taken.is_empty() && !more {
+            self.read_to_end.insert((shard.clone(), after));
+        }
         let at_end = next >= log.records.len() && log.closed_at.is_some_and(|at| at <= now_us);
         let ended = at_end.then(|| log.children.clone());
         if !taken.is_empty() {
@@ -113,7 +134,7 @@ impl Store {
 
     // Rows of shards.
 
-    pub(crate) fn create_shard(&mut self, row: &ShardRow) -> Cas {
+    pub fn create_shard(&mut self, row: &ShardRow) -> Cas {
         if self.rows.contains_key(&row.shard) {
             return Cas::Lost;
         }
@@ -121,12 +142,25 @@ impl Store {
         Cas::Won
     }
 
-    pub(crate) fn update_shard(&mut self, expected: Fence, row: &ShardRow, ignore_fence: bool) -> Result<Cas> {
+    /// A parent that has no row yet is not drained either.
+    fn parents_are_drained(&self, row: &ShardRow) -> bool {
+        let drained = |parent| self.rows.get(parent).is_some_and(|row| row.state == ShardState::Drained);
+        row.parents.iter().all(|parent| drained(parent) || !self.streams.contains_key(parent))
+    }
+
+    pub fn update_shard(&mut self, expected: Fence, row: &ShardRow, ignore_fence: bool, who: u64) -> Result<Cas> {
         let shard = &row.shard;
         let Some(old) = self.rows.get(shard).cloned() else {
             return Err(Fault::corrupt(format!("no row {shard}")));
         };
         if old.fence() != expected && !ignore_fence {
+            let same = old == *row;
+            let commit = row.epoch != expected.epoch;
+            self.mark(match (same, commit) {
+                (true, _) => "a swap that had already happened is delivered again",
+                (false, true) => "a stale commit is refused",
+                (false, false) => "a stale lease is refused",
+            });
             return Ok(Cas::Lost);
         }
         self.rule(row.bound >= old.bound, || format!("{shard}: B fell from {:?} to {:?}", old.bound, row.bound));
@@ -136,7 +170,7 @@ impl Store {
         self.rule(!drained || row.state == ShardState::Drained, || format!("{shard}: left the state drained"));
         if old.state == ShardState::Blocked {
             let parents: Vec<_> = row.parents.iter().filter_map(|parent| self.rows.get(parent)).collect();
-            let drained = parents.iter().all(|parent| parent.state == ShardState::Drained);
+            let drained = self.parents_are_drained(row);
             let least = parents.iter().map(|parent| parent.bound).min();
             self.rule(drained, || format!("{shard}: opens before its parents are drained"));
             self.rule(Some(row.bound) == least, || format!("{shard}: opens with {:?} after {least:?}", row.bound));
@@ -144,12 +178,23 @@ impl Store {
         if row.epoch == old.epoch {
             self.rule(row.lease_epoch > old.lease_epoch, || format!("{shard}: an update that changes neither lease nor epoch"));
             self.rule(row.object == old.object && row.position == old.position, || format!("{shard}: moved without an epoch"));
+            self.mark_takeover(&old);
         } else {
             self.rule(!drained, || format!("{shard}: epoch {} after it was drained", row.epoch));
             self.commit(&old, row);
         }
+        let known = self.permits.insert((shard.clone(), row.lease_epoch, row.epoch), who);
+        self.rule(known.is_none(), || format!("{shard}: {}/{} was won twice", row.lease_epoch, row.epoch));
         self.rows.insert(shard.clone(), row.clone());
+        self.check_watermark();
         Ok(Cas::Won)
+    }
+
+    /// No epoch that may still come opens below what was promised once.
+    fn check_watermark(&mut self) {
+        let (before, now) = (self.watermark_us, self.watermark());
+        self.rule(before.is_none_or(|before| now >= before), || format!("the watermark fell from {before:?} to {now}"));
+        self.watermark_us = Some(now);
     }
 
     fn commit(&mut self, old: &ShardRow, row: &ShardRow) {
@@ -177,9 +222,11 @@ impl Store {
         );
         let judged = match self.streams.get(shard) {
             None => Judged::default(),
-            Some(log) => judge(shard, log.between(header.from, header.to), header.bound_opened.0),
+            Some(log) => judge(shard, log.between(header.from, header.to), header.bound_opened.0, self.dialect.bad),
         };
         self.check_counts(&header, &judged);
+        self.check_bound(&header, &judged);
+        self.mark_letters(&judged);
         self.check_sealed(shard, epoch, &judged);
         for output in &header.outputs {
             let staged = self.staged.get(&output.staged).or_else(|| self.visible.get(&output.path));
@@ -223,6 +270,21 @@ impl Store {
         }
     }
 
+    /// B follows from data; by anything else it moves only while the shard is idle, and that needs a read that said so.
+    fn check_bound(&mut self, header: &EpochHeader, judged: &Judged) {
+        let before = self.commits.get(&header.shard).into_iter().flatten().filter_map(|commit| commit.judged.max_event_us).max();
+        let known = before.max(judged.max_event_us).map_or(i64::MIN, |event| event.saturating_sub(DISORDER));
+        if header.bound_committed.0 <= known.max(header.bound_opened.0) {
+            return;
+        }
+        let idle = header.from == header.to && self.read_to_end.contains(&(header.shard.clone(), header.to));
+        let at = format!("{}/{}", header.shard, header.epoch);
+        self.rule(idle, || {
+            format!("{at}: B moves to {:?}, its data to {known}, and the shard is not idle", header.bound_committed)
+        });
+        self.mark("an idle shard's bound moves");
+    }
+
     fn check_sealed(&mut self, shard: &ShardId, epoch: u64, judged: &Judged) {
         for ((table, start), window) in &judged.windows {
             let row = self.windows.get(&(TABLES[*table].0.to_owned(), *start));
@@ -235,7 +297,7 @@ impl Store {
     // Rows of windows.
 
     /// No later epoch of any live shard opens below this.
-    pub(crate) fn watermark(&self) -> i64 {
+    pub fn watermark(&self) -> i64 {
         // Whoever may still open an epoch, and what it opens with at least: a blocked shard opens with its parents' least.
         fn least(store: &Store, row: &ShardRow) -> i64 {
             let parents = row.parents.iter().filter_map(|parent| store.rows.get(parent));
@@ -253,10 +315,11 @@ impl Store {
         live.map(|row| least(self, row)).min().unwrap_or(i64::MIN)
     }
 
-    pub(crate) fn update_window(&mut self, expected: u64, row: &WindowRow, now_sealed_at: i64) -> Cas {
+    pub fn update_window(&mut self, expected: u64, row: &WindowRow, now_sealed_at: i64) -> Cas {
         let key = (row.table.clone(), row.start_us);
         let old = self.windows.get(&key).cloned();
         if old.as_ref().map_or(0, |old| old.version) != expected {
+            self.mark("a stale window swap is refused");
             return Cas::Lost;
         }
         let at = format!("window {} of {} r{}", row.start_us, row.table, row.revision);
@@ -289,14 +352,22 @@ impl Store {
             let there = self.blobs.contains_key(&base.object.key);
             self.rule(there, || format!("{at}: names a base that is not stored"));
         }
-        let there = row.content.as_ref().is_none_or(|content| self.blobs.contains_key(&content.key));
-        self.rule(there, || format!("{at}: names a content that is not stored"));
+        let there = |object: &ObjectRef| self.blobs.get(&object.key).is_some_and(|data| Hash::of(data) == object.sha256);
+        let there = row.content.as_ref().is_none_or(there);
+        self.rule(there, || format!("{at}: names a content that is not stored, or not so"));
+        self.mark(match row.status {
+            WindowStatus::Open => "window open",
+            WindowStatus::Closed => "window closed",
+            WindowStatus::Revised => "window revised",
+            WindowStatus::Sealed => "window sealed",
+            WindowStatus::Provisional | WindowStatus::Repaired => "window in a status of later",
+        });
         self.windows.insert(key, row.clone());
         Cas::Won
     }
 
     /// What the committed epochs up to a vector add up to.
-    pub(crate) fn fold(&self, table: usize, start_us: i64, vector: Option<&Vector>) -> (WindowJudged, Vector) {
+    pub fn fold(&self, table: usize, start_us: i64, vector: Option<&Vector>) -> (WindowJudged, Vector) {
         let (mut sum, mut full) = (WindowJudged::default(), Vector::new());
         for (shard, commits) in &self.commits {
             let touched = commits.iter().filter_map(|commit| commit.judged.windows.get(&(table, start_us)));
@@ -318,7 +389,7 @@ impl Store {
         (sum, full)
     }
 
-    pub(crate) fn publish_gold(&mut self, row: &WindowRow, content: &Bytes, keep_oldest: bool) {
+    pub fn publish_gold(&mut self, row: &WindowRow, content: &Bytes, keep_oldest: bool) {
         let at = format!("gold {} of {} r{}", row.start_us, row.table, row.revision);
         let table = TABLES.iter().position(|(name, _, _)| *name == row.table).expect("a table of ours");
         let stored = self.windows.get(&(row.table.clone(), row.start_us)).map_or(0, |stored| stored.revision);
@@ -341,16 +412,29 @@ impl Store {
 
     // Files.
 
-    pub(crate) fn publish(&mut self, lease: u64, epoch: u64, output: &PendingOutput) -> Result<()> {
+    /// Whoever shows a permit must have won it himself.
+    fn check_permit(&mut self, shard: &ShardId, lease: u64, epoch: u64, who: u64) {
+        let holder = self.permits.get(&(shard.clone(), lease, epoch)).copied();
+        self.rule(holder == Some(who), || format!("{shard}: process {who} acts on {lease}/{epoch}, won by {holder:?}"));
+    }
+
+    pub fn publish(&mut self, lease: u64, epoch: u64, output: &PendingOutput, who: u64) -> Result<()> {
         let Some(file) = self.staged.remove(&output.staged) else {
             return match self.visible.get(&output.path) {
-                Some(file) if file.sha256 == output.sha256 => Ok(()),
+                Some(file) if file.sha256 == output.sha256 => {
+                    self.mark("a file is published again");
+                    Ok(())
+                }
                 Some(_) | None => Err(Fault::corrupt(format!("output_lost: {}", output.path))),
             };
         };
         let commits = self.commits.get(&file.shard).map(Vec::as_slice).unwrap_or_default();
         let named = commits.iter().any(|commit| commit.header.outputs.contains(output) && commit.row.epoch <= epoch);
         let (shard, of) = (file.shard.clone(), file.epoch);
+        self.check_permit(&shard, lease, epoch, who);
+        if file.lease_epoch < lease {
+            self.mark("a file is published by its owner's successor");
+        }
         self.rule(named, || {
             format!("{shard}: {} of epoch {of} is visible under permit {lease}/{epoch} without a commit", output.path)
         });
@@ -359,17 +443,22 @@ impl Store {
         Ok(())
     }
 
-    pub(crate) fn discard(&mut self, lease: u64, shard: &ShardId, keep: &[PendingOutput]) -> u64 {
+    pub fn discard(&mut self, lease: u64, epoch: u64, shard: &ShardId, keep: &[PendingOutput], who: u64) -> u64 {
+        self.check_permit(shard, lease, epoch, who);
         let before = self.staged.len();
         self.staged.retain(|key, file| {
             file.shard != *shard || file.lease_epoch >= lease || keep.iter().any(|output| output.staged == *key)
         });
-        (before - self.staged.len()) as u64
+        let discarded = (before - self.staged.len()) as u64;
+        if discarded > 0 {
+            self.mark("files of an epoch that never became true are deleted");
+        }
+        discarded
     }
 
     // The ledger.
 
-    pub(crate) fn append(&mut self, lines: &[LedgerLine], forgets: bool) {
+    pub fn append(&mut self, lines: &[LedgerLine], forgets: bool) {
         self.appends += 1;
         if forgets && self.appends % 2 == 1 {
             return;
@@ -385,13 +474,13 @@ impl Store {
 
 /// How a read lies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum ReadFlaw {
+pub enum ReadFlaw {
     None,
     Skip,
     Repeat,
 }
 
 /// Does `a` hold everything that `b` holds?
-pub(crate) fn dominates(a: &Vector, b: &Vector) -> bool {
+pub fn dominates(a: &Vector, b: &Vector) -> bool {
     b.iter().all(|(shard, ordinal)| a.get(shard).is_some_and(|mine| mine >= ordinal))
 }

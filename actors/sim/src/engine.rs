@@ -16,20 +16,25 @@ use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::model::window::{Window, Windowing};
 use sluicebox_actors::ports::{Decoded, Engine, Finished, GoldTable, Partial, PartitionEngine};
 
-use super::plan::{Flaw, Op};
-use super::process::Process;
-use super::truth::{Group, TABLES};
+use crate::truth::{Group, TABLES};
 
-pub(crate) struct SmallEngine {
-    process: Arc<Process>,
+/// The Gold tables of every simulated world.
+pub fn tables() -> Vec<GoldTable> {
+    let table = |(name, size_us, lateness_us): (&str, i64, i64)| {
+        let windowing = Windowing { size_us, lateness_us };
+        GoldTable { name: name.into(), windowing }
+    };
+    TABLES.map(table).into()
+}
+
+/// The engine of worlds that are about the protocol and not about SQL.
+pub struct SmallEngine {
     tables: Vec<GoldTable>,
 }
 
-impl SmallEngine {
-    pub(crate) fn new(process: Arc<Process>) -> Self {
-        let tables = TABLES
-            .map(|(name, size_us, lateness_us)| GoldTable { name: name.into(), windowing: Windowing { size_us, lateness_us } });
-        Self { process, tables: tables.into() }
+impl Default for SmallEngine {
+    fn default() -> Self {
+        Self { tables: tables() }
     }
 }
 
@@ -67,16 +72,12 @@ impl Engine for SmallEngine {
     }
 
     fn partition(&self) -> Result<Box<dyn PartitionEngine>> {
-        self.process.now_op(Op::EnginePartition, "", |_| Ok(()))?;
-        Ok(Box::new(SmallPartition { process: self.process.clone(), states: BTreeMap::new() }))
+        Ok(Box::new(SmallPartition::default()))
     }
 
     fn merge(&self, _: usize, parts: &[RecordBatch]) -> Result<RecordBatch> {
-        self.process.now_op(Op::EngineMerge, parts.len(), |_| Ok(()))?;
         let mut states = States::new();
-        let dropped = usize::from(self.process.has(Flaw::MergeDropsAPart) && parts.len() > 1);
-        let again = self.process.has(Flaw::MergeDoublesAPart).then(|| &parts[0]);
-        for part in parts[..parts.len() - dropped].iter().chain(again) {
+        for part in parts {
             let keys = part.column_by_name("key").expect("a column of ours").as_string::<i32>();
             for row in 0..part.num_rows() {
                 let at = |name| ints(part, name)[row];
@@ -87,7 +88,6 @@ impl Engine for SmallEngine {
     }
 
     fn finish(&self, _: usize, window: Window, merged: &RecordBatch) -> Result<Finished> {
-        self.process.now_op(Op::EngineFinish, window.start_us, |_| Ok(()))?;
         let start = Int64Array::from(vec![window.start_us; merged.num_rows()]);
         let fields: Vec<_> =
             [Arc::new(int("window_start"))].into_iter().chain(merged.schema().fields().iter().cloned()).collect();
@@ -97,8 +97,8 @@ impl Engine for SmallEngine {
     }
 }
 
+#[derive(Default)]
 struct SmallPartition {
-    process: Arc<Process>,
     states: BTreeMap<(usize, i64), States>,
 }
 
@@ -111,11 +111,9 @@ fn parse(data: &[u8]) -> Option<(String, i64, i64)> {
 
 impl PartitionEngine for SmallPartition {
     fn decode(&mut self, slice: &RawSlice, _: i64) -> Result<Decoded> {
-        self.process.now_op(Op::EngineDecode, slice.records.len(), |_| Ok(()))?;
         let (mut origin, mut rejections, mut left_out, mut max_event_us) = (Vec::new(), Vec::new(), 0, None);
-        let (mut keys, mut values, mut times, mut names) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut keys, mut values, mut times, mut names) = (Vec::new(), Vec::new(), Vec::new(), (Vec::new(), Vec::new()));
         for (index, record) in (0u32..).zip(&slice.records) {
-            assert_ne!(record.data.as_ref(), b"boom", "planned: a record that panics the engine");
             let Some((key, event_us, value)) = parse(&record.data) else {
                 let (path, message, causes) = (None, "not key,time,value".to_owned(), Vec::new());
                 rejections.push(Rejection { index, stage: Stage::Decode, reason: "bad_record", path, message, causes });
@@ -130,16 +128,22 @@ impl PartitionEngine for SmallPartition {
             keys.push(key);
             values.push(value);
             times.push(event_us);
-            names.push(super::truth::name(&slice.shard, record));
+            names.0.push(record.sequence.to_string());
+            names.1.push(i64::from(record.sub_sequence));
         }
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let text = |name| Field::new(name, DataType::Utf8, false);
-        let schema = Schema::new(vec![text("key"), int("value"), Field::new("event_time", time, false), text("_name")]);
+        let names_of = [text("_shard"), text("_sequence"), int("_sub_sequence")];
+        let fields = [text("key"), int("value"), Field::new("event_time", time, false)].into_iter().chain(names_of);
+        let schema = Schema::new(fields.collect::<Vec<_>>());
+        let shards = StringArray::from_iter_values(names.0.iter().map(|_| slice.shard.as_str()));
         let columns: Vec<Arc<dyn Array>> = vec![
             Arc::new(StringArray::from(keys)),
             Arc::new(Int64Array::from(values)),
             Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC")),
-            Arc::new(StringArray::from(names)),
+            Arc::new(shards),
+            Arc::new(StringArray::from(names.0)),
+            Arc::new(Int64Array::from(names.1)),
         ];
         let silver = RecordBatch::try_new(Arc::new(schema), columns).map_err(|error| bug(&error))?;
         let filtered = if left_out > 0 { vec![("negative".into(), left_out)] } else { Vec::new() };
@@ -147,13 +151,11 @@ impl PartitionEngine for SmallPartition {
     }
 
     fn admit(&mut self, table: usize, silver: &RecordBatch) -> Result<Option<BooleanArray>> {
-        self.process.now_op(Op::EngineAdmit, table, |_| Ok(()))?;
         // A NULL of the WHERE is no.
         Ok((table == 1).then(|| ints(silver, "value").iter().map(|v| if v % 3 == 0 { None } else { Some(true) }).collect()))
     }
 
     fn accumulate(&mut self, table: usize, silver: &RecordBatch, rows: &[u32], windows_us: &[i64]) -> Result<()> {
-        self.process.now_op(Op::EngineAccumulate, table, |_| Ok(()))?;
         let keys = silver.column_by_name("key").expect("a column of ours").as_string::<i32>();
         let values = ints(silver, "value");
         for (row, window_us) in rows.iter().map(|row| *row as usize).zip(windows_us) {
@@ -164,9 +166,7 @@ impl PartitionEngine for SmallPartition {
     }
 
     fn cut(&mut self) -> Result<Vec<Partial>> {
-        self.process.now_op(Op::EngineCut, "", |_| Ok(()))?;
-        let states =
-            if self.process.has(Flaw::CutForgetsNothing) { self.states.clone() } else { std::mem::take(&mut self.states) };
+        let states = std::mem::take(&mut self.states);
         let partial = |((table, window_us), states): (&(usize, i64), &States)| {
             let rows = states.values().map(|group| group.0).sum();
             Ok(Partial { table: *table, window_us: *window_us, rows, states: to_batch(states)? })

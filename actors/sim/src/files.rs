@@ -4,25 +4,27 @@
 //! (process).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::fmt::Write;
+use std::sync::{Arc, PoisonError};
 
-use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
+use arrow_array::{Array, ArrayRef, RecordBatch};
 use async_trait::async_trait;
+use bytes::Bytes;
 use sluicebox_actors::model::epoch::{Hash, OutputClass, PendingOutput};
-use sluicebox_actors::model::fault::Result;
+use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Letter;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::ports::{Clock, CommitPermit, DataFiles, LetterFile, Outputs};
 
-use super::plan::{Flaw, Op};
-use super::process::Process;
-use super::store::File;
+use crate::plan::{Flaw, Op};
+use crate::process::Process;
+use crate::store::File;
 
 /// A shared process as the port that makes files.
-pub(crate) struct Files(pub(crate) Arc<Process>);
+pub struct Files(pub Arc<Process>);
 
 struct OpenFiles {
     process: Arc<Process>,
@@ -31,20 +33,42 @@ struct OpenFiles {
     epoch: u64,
     lines: BTreeMap<(OutputClass, i64), Vec<String>>,
     buffered: usize,
+    /// Slices that are not written out.
+    unwritten: usize,
 }
 
 impl OpenFiles {
+    /// Counts slices in (`true`) or all of this file's out.
+    fn hold(&mut self, one_more: bool) {
+        let mut all = self.process.unwritten.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = all.entry((self.shard.clone(), self.lease_epoch)).or_default();
+        if one_more {
+            (*held, self.unwritten) = (*held + 1, self.unwritten + 1);
+        } else {
+            (*held, self.unwritten) = (*held - self.unwritten, 0);
+        }
+        let (held, most) = (*held, self.process.slices_max);
+        drop(all);
+        if one_more && held > most {
+            let broken = format!("{}: {held} slices are held, the budget is {most}", self.shard);
+            drop(self.process.effect(|store| {
+                store.rule(false, || broken);
+                Ok(())
+            }));
+        }
+    }
+
     fn line(&mut self, class: OutputClass, hour: i64, line: String) {
         self.buffered += line.len();
         self.lines.entry((class, hour)).or_default().push(line);
     }
 
-    fn stage(self) -> Result<Vec<PendingOutput>> {
+    fn stage(mut self) -> Result<Vec<PendingOutput>> {
         let process = self.process.clone();
         let op = if self.lines.keys().any(|(class, _)| *class == OutputClass::Dlq) { Op::LettersFinish } else { Op::FilesFinish };
         process.clone().now_op(op, format!("{} {}", self.shard, self.epoch), move |store| {
             let mut outputs = Vec::new();
-            for ((class, hour), mut lines) in self.lines {
+            for ((class, hour), mut lines) in std::mem::take(&mut self.lines) {
                 let rows = lines.len() as u64;
                 if process.has(Flaw::FilesLoseARow) && class == OutputClass::Silver {
                     drop(lines.pop());
@@ -73,11 +97,18 @@ impl OpenFiles {
     }
 }
 
+impl Drop for OpenFiles {
+    fn drop(&mut self) {
+        self.hold(false);
+    }
+}
+
 impl DataFiles for OpenFiles {
     fn bronze(&mut self, slice: &RawSlice) -> Result<()> {
         self.process.now_op(Op::FilesWrite, format!("bronze {}", slice.records.len()), |_| Ok(()))?;
+        self.hold(true);
         for record in &slice.records {
-            let line = format!("{} {}", super::truth::name(&slice.shard, record), String::from_utf8_lossy(&record.data));
+            let line = format!("{} {}", crate::truth::name(&slice.shard, record), String::from_utf8_lossy(&record.data));
             self.line(OutputClass::Bronze, 0, line);
         }
         Ok(())
@@ -85,13 +116,8 @@ impl DataFiles for OpenFiles {
 
     fn silver(&mut self, rows: &RecordBatch) -> Result<()> {
         self.process.now_op(Op::FilesWrite, format!("silver {}", rows.num_rows()), |_| Ok(()))?;
-        let column = |name| rows.column_by_name(name).expect("a column of ours");
-        let (keys, names) = (column("key").as_string::<i32>(), column("_name").as_string::<i32>());
-        let times = column("event_time").as_primitive::<TimestampMicrosecondType>().values();
-        let values = column("value").as_primitive::<Int64Type>().values();
-        for row in 0..rows.num_rows() {
-            let line = format!("{} {},{},{}", names.value(row), keys.value(row), times[row], values[row]);
-            self.line(OutputClass::Silver, times[row].div_euclid(super::truth::MINUTE * 60), line);
+        for (event_us, line) in silver_text(rows)? {
+            self.line(OutputClass::Silver, event_us.div_euclid(crate::truth::MINUTE * 60), line);
         }
         Ok(())
     }
@@ -103,6 +129,7 @@ impl DataFiles for OpenFiles {
     fn flush(&mut self) -> Result<()> {
         self.process.now_op(Op::FilesFlush, self.buffered, |_| Ok(()))?;
         self.buffered = 0;
+        self.hold(false);
         Ok(())
     }
 
@@ -136,8 +163,63 @@ impl Files {
             Ok(())
         })?;
         let (process, shard, lines) = (self.0.clone(), shard.clone(), BTreeMap::new());
-        Ok(Box::new(OpenFiles { process, shard, lease_epoch, epoch, lines, buffered: 0 }))
+        Ok(Box::new(OpenFiles { process, shard, lease_epoch, epoch, lines, buffered: 0, unwritten: 0 }))
     }
+}
+
+fn column<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+    rows.column_by_name(name).ok_or_else(|| Fault::bug(format!("a batch without the column {name}")))
+}
+
+/// Integers and points in time, whatever the engine makes them.
+fn integers(rows: &RecordBatch, name: &str) -> Result<Vec<i64>> {
+    let column = column(rows, name)?;
+    let int = column.as_primitive_opt::<Int64Type>().map(|values| values.values().to_vec());
+    let short = || {
+        let values = column.as_primitive_opt::<Int32Type>()?;
+        Some(values.values().iter().map(|value| i64::from(*value)).collect())
+    };
+    let time = || column.as_primitive_opt::<TimestampMicrosecondType>().map(|values| values.values().to_vec());
+    let nanos = || {
+        let values = column.as_primitive_opt::<TimestampNanosecondType>()?;
+        Some(values.values().iter().map(|nanos| nanos.div_euclid(1_000)).collect())
+    };
+    int.or_else(short).or_else(time).or_else(nanos).ok_or_else(|| Fault::bug(format!("{name} is {}", column.data_type())))
+}
+
+fn texts<'a>(rows: &'a RecordBatch, name: &str) -> Result<Box<dyn Fn(usize) -> &'a str + 'a>> {
+    let column = column(rows, name)?;
+    if let Some(texts) = column.as_string_opt::<i32>() {
+        return Ok(Box::new(|row| texts.value(row)));
+    }
+    let views = column.as_string_view_opt().ok_or_else(|| Fault::bug(format!("{name} is {}", column.data_type())))?;
+    Ok(Box::new(|row| views.value(row)))
+}
+
+/// Silver rows as lines, each with its event time. Any engine will do whose Silver has the columns `key` and `value`.
+pub fn silver_text(rows: &RecordBatch) -> Result<Vec<(i64, String)>> {
+    let (keys, times, values) = (texts(rows, "key")?, integers(rows, "event_time")?, integers(rows, "value")?);
+    let (shards, sequences) = (texts(rows, "_shard")?, texts(rows, "_sequence")?);
+    let subs = integers(rows, "_sub_sequence")?;
+    let line = |row: usize| {
+        let (shard, sequence, sub, key) = (shards(row), sequences(row), subs[row], keys(row));
+        (times[row], format!("{shard}/{sequence}.{sub} {key},{},{}", times[row], values[row]))
+    };
+    Ok((0..rows.num_rows()).map(line).collect())
+}
+
+/// Gold rows as lines: `window_start, key, n, sum, least, most`.
+pub fn gold_text(rows: &RecordBatch) -> Result<Bytes> {
+    let (starts, keys) = (integers(rows, "window_start")?, texts(rows, "key")?);
+    let numbers = ["n", "sum", "least", "most"].map(|name| integers(rows, name));
+    let [n, sum, least, most] = numbers;
+    let (n, sum, least, most) = (n?, sum?, least?, most?);
+    let mut text = String::new();
+    for row in 0..rows.num_rows() {
+        let (start, key) = (starts[row], keys(row));
+        writeln!(text, "{start},{key},{},{},{},{}", n[row], sum[row], least[row], most[row]).expect("a String takes anything");
+    }
+    Ok(text.into())
 }
 
 #[async_trait]
@@ -152,14 +234,14 @@ impl Outputs for Files {
 
     async fn publish(&self, permit: CommitPermit, output: &PendingOutput) -> Result<()> {
         let (lease, epoch) = permit.stands_for();
-        let (forget, pending) = (self.0.has(Flaw::OutputsForgetToPublish), output.clone());
+        let (forget, pending, who) = (self.0.has(Flaw::OutputsForgetToPublish), output.clone(), self.0.number);
         self.0
-            .op(Op::Publish, &output.path, move |store| if forget { Ok(()) } else { store.publish(lease, epoch, &pending) })
+            .op(Op::Publish, &output.path, move |store| if forget { Ok(()) } else { store.publish(lease, epoch, &pending, who) })
             .await
     }
 
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
-        let (of, keep, lease) = (shard.clone(), keep.to_vec(), permit.stands_for().0);
-        self.0.op(Op::Discard, shard, move |store| Ok(store.discard(lease, &of, &keep))).await
+        let (of, keep, (lease, epoch), who) = (shard.clone(), keep.to_vec(), permit.stands_for(), self.0.number);
+        self.0.op(Op::Discard, shard, move |store| Ok(store.discard(lease, epoch, &of, &keep, who))).await
     }
 }

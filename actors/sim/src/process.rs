@@ -11,8 +11,6 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::LedgerLine;
@@ -20,28 +18,44 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
 use sluicebox_actors::ports::{Batches, Blobs, Cas, Clock, GoldFiles, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit};
+use sluicebox_actors::toolkit::credit::{Budget, CHARGE_MIN};
 use tokio::sync::Notify;
 
-use super::plan::{Act, Flaw, Op, Plan, Planner};
-use super::store::{ReadFlaw, Store};
+use crate::plan::{Act, Flaw, Op, Plan, Planner};
+use crate::store::{ReadFlaw, Store};
+use crate::trace::{Keep, Trace};
 
 /// No process of these tests needs so many operations: one that does goes round in circles.
-pub(crate) const BUSY: u64 = 120_000;
+pub const BUSY: u64 = 120_000;
 
 /// The world as one process sees it.
-pub(crate) struct Process {
+pub struct Process {
     store: Arc<Mutex<Store>>,
     planner: Mutex<Planner>,
+    trace: Mutex<Trace>,
     flaw: Option<Flaw>,
     dead: AtomicBool,
-    pub(crate) died: Notify,
+    pub died: Notify,
     /// The process stands still until this moment of its clock.
     frozen_until_us: AtomicI64,
-    pub(crate) froze: Arc<Notify>,
+    pub froze: Arc<Notify>,
+    /// The clock of the process minus that of the world.
+    skew_us: AtomicI64,
     started: tokio::time::Instant,
     started_us: i64,
     seed: u64,
     randoms: AtomicU64,
+    /// Processes of a world are numbered.
+    pub number: u64,
+    /// Slices per shard and lease that are in open files and not written out: each holds a credit.
+    pub unwritten: Mutex<BTreeMap<(ShardId, u64), usize>>,
+    /// So many slices fit into a shard's byte budget.
+    pub slices_max: usize,
+}
+
+/// A panic that no hook tells: it is part of the plan.
+pub fn planned_panic(text: &str) -> ! {
+    std::panic::resume_unwind(Box::new(text.to_owned()))
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -51,43 +65,65 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Process {
     #[expect(clippy::disallowed_methods, reason = "the simulation's clock is tokio's paused one")]
-    pub(crate) fn new(store: Arc<Mutex<Store>>, plan: Plan) -> Arc<Self> {
-        let started_us = locked(&store).now_us;
+    pub fn new(store: Arc<Mutex<Store>>, plan: Plan, keep: Keep, in_flight: usize) -> Arc<Self> {
+        let (started_us, number) = locked(&store).process_starts();
         let (flaw, seed) = (plan.flaw, plan.seed);
         Arc::new(Self {
             store,
             planner: Mutex::new(Planner::new(plan)),
+            trace: Mutex::new(Trace::new(keep)),
             flaw,
             dead: AtomicBool::new(false),
             died: Notify::new(),
             frozen_until_us: AtomicI64::new(0),
             froze: Arc::new(Notify::new()),
+            skew_us: AtomicI64::new(0),
             started: tokio::time::Instant::now(),
             started_us,
             seed,
             randoms: AtomicU64::new(0),
+            number,
+            unwritten: Mutex::default(),
+            slices_max: Budget::new(in_flight).total() / CHARGE_MIN,
         })
     }
 
-    pub(crate) fn has(&self, flaw: Flaw) -> bool {
+    /// The time of the world, whatever the clock of the process says.
+    pub fn world_now_us(&self) -> i64 {
+        self.started_us + self.started.elapsed().as_micros() as i64
+    }
+
+    /// From now on the clock of the process is so far from that of the world.
+    pub fn set_clock(&self, skew_us: i64) {
+        self.skew_us.store(skew_us, Ordering::SeqCst);
+    }
+
+    pub fn has(&self, flaw: Flaw) -> bool {
         self.flaw == Some(flaw)
     }
 
-    pub(crate) fn operations(&self) -> u64 {
+    pub fn operations(&self) -> u64 {
         locked(&self.planner).operations()
     }
 
-    pub(crate) fn counts(&self) -> BTreeMap<Op, u64> {
-        locked(&self.planner).counts().clone()
+    pub fn counts(&self) -> BTreeMap<Op, u64> {
+        locked(&self.planner).counts()
     }
 
-    pub(crate) fn trace(&self) -> Vec<String> {
-        locked(&self.planner).trace.clone()
+    /// How often each fault met each kind of operation.
+    pub fn met(&self) -> BTreeMap<(Op, &'static str), u64> {
+        locked(&self.planner).met().clone()
+    }
+
+    pub fn trace(&self) -> Trace {
+        locked(&self.trace).clone()
     }
 
     /// From now on nothing of this process has an effect.
-    pub(crate) fn die(&self) {
-        self.dead.store(true, Ordering::SeqCst);
+    pub fn die(&self) {
+        if !self.dead.swap(true, Ordering::SeqCst) {
+            locked(&self.store).alive -= 1;
+        }
         self.died.notify_one();
     }
 
@@ -95,24 +131,28 @@ impl Process {
         self.dead.load(Ordering::SeqCst)
     }
 
-    fn effect<T>(&self, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
+    /// What happens in the world, at once.
+    pub fn effect<T>(&self, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
         let mut store = locked(&self.store);
-        store.now_us = store.now_us.max(self.now_us());
+        store.now_us = store.now_us.max(self.world_now_us());
         effect(&mut store)
     }
 
     fn plan(&self, op: Op, what: &dyn Display) -> (Duration, Act) {
         let mut planner = locked(&self.planner);
         let (index, latency, act) = planner.next(op);
-        let line = format!("{index} {}us {op:?} {what} {act:?}", self.now_us() - self.started_us);
-        planner.trace.push(line);
+        let passed_us = self.world_now_us() - self.started_us;
+        locked(&self.trace).push(format_args!("{index} {passed_us}us {op:?} {what} {act:?}"));
         let late_at = planner.late_at();
+        if let Some(step) = planner.clock_step(index) {
+            self.set_clock(step);
+        }
         if index == BUSY {
             self.die();
         }
         drop(planner);
         if let Act::Freeze(time) = act {
-            self.frozen_until_us.store(self.now_us() + time.as_micros() as i64, Ordering::SeqCst);
+            self.frozen_until_us.store(self.world_now_us() + time.as_micros() as i64, Ordering::SeqCst);
             self.froze.notify_one();
         }
         if index == late_at && !self.is_dead() {
@@ -125,7 +165,7 @@ impl Process {
     }
 
     /// Every asynchronous operation.
-    pub(crate) async fn op<T: Send>(
+    pub async fn op<T: Send>(
         &self,
         op: Op,
         what: impl Display + Send + Sync,
@@ -139,8 +179,8 @@ impl Process {
         if !(latency + stall).is_zero() {
             tokio::time::sleep(latency + stall).await;
         }
-        while self.now_us() < self.frozen_until_us.load(Ordering::SeqCst) {
-            tokio::time::sleep(Duration::from_millis(100)).await;
+        while let wait @ 1.. = self.frozen_until_us.load(Ordering::SeqCst) - self.world_now_us() {
+            tokio::time::sleep(Duration::from_micros(wait as u64)).await;
         }
         if self.is_dead() {
             return std::future::pending().await;
@@ -165,7 +205,7 @@ impl Process {
                 locked(&self.store).late.push(Box::new(move |store| drop(effect(store))));
                 self.crash().await
             }
-            Act::Panic => panic!("planned: panic at {op:?}"),
+            Act::Panic => planned_panic(&format!("planned: panic at {op:?}")),
             Act::Fail(kind) => Err(Fault::new(kind, format!("planned: {op:?} fails for good"))),
         }
     }
@@ -176,7 +216,7 @@ impl Process {
     }
 
     /// Every synchronous operation: it can't wait, so a dead process gets an error that nobody sees any more.
-    pub(crate) fn now_op<T>(&self, op: Op, what: impl Display, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
+    pub fn now_op<T>(&self, op: Op, what: impl Display, effect: impl FnOnce(&mut Store) -> Result<T>) -> Result<T> {
         let dead = || Err(Fault::retry("the process is dead"));
         if self.is_dead() {
             return dead();
@@ -198,7 +238,7 @@ impl Process {
                 self.die();
                 dead()
             }
-            Act::Panic => panic!("planned: panic at {op:?}"),
+            Act::Panic => planned_panic(&format!("planned: panic at {op:?}")),
             Act::Fail(kind) => Err(Fault::new(kind, format!("planned: {op:?} fails for good"))),
         }
     }
@@ -206,12 +246,12 @@ impl Process {
 
 impl Clock for Process {
     fn now_us(&self) -> i64 {
-        self.started_us + self.started.elapsed().as_micros() as i64
+        self.world_now_us() + self.skew_us.load(Ordering::SeqCst)
     }
 
     fn random(&self) -> u64 {
         let n = self.randoms.fetch_add(1, Ordering::Relaxed);
-        super::plan::Rng(self.seed.rotate_left(17) ^ n).next()
+        crate::plan::Rng(self.seed.rotate_left(17) ^ n).draw()
     }
 }
 
@@ -253,7 +293,8 @@ impl Rows for Process {
     async fn update_shard(&self, expected: Fence, row: &ShardRow) -> Result<Cas> {
         let (new, ignore) = (row.clone(), self.has(Flaw::RowsIgnoreTheFence));
         let what = format!("{} {}/{} from {expected:?}", row.shard, row.lease_epoch, row.epoch);
-        self.op(Op::RowUpdate, what, move |store| store.update_shard(expected, &new, ignore)).await
+        let (op, who) = (if row.epoch == expected.epoch { Op::RowLease } else { Op::RowUpdate }, self.number);
+        self.op(op, what, move |store| store.update_shard(expected, &new, ignore, who)).await
     }
 
     async fn windows(&self, table: &str) -> Result<Vec<WindowRow>> {
@@ -310,6 +351,7 @@ impl Blobs for Process {
     async fn delete(&self, key: &str) -> Result<()> {
         let name = key.to_owned();
         self.op(Op::BlobDelete, key, move |store| {
+            store.mark_deletion(&name);
             let newest = store.rows.values().filter_map(|row| row.object.as_ref()).any(|object| object.key == name);
             store.rule(!newest, || format!("the newest epoch object {name} was deleted"));
             let named = store.windows.values().any(|row| {
@@ -328,16 +370,8 @@ impl Blobs for Process {
 impl GoldFiles for Process {
     fn encode(&self, table: &str, mut rows: Batches<'_>) -> Result<Bytes> {
         self.now_op(Op::GoldEncode, table, |_| Ok(()))?;
-        let rows = rows.next().expect("the small engine makes one batch")?;
-        let column = |name: &str| rows.column_by_name(name).expect("a column of ours");
-        let keys = column("key").as_string::<i32>();
-        let int = |name: &str, row: usize| column(name).as_primitive::<Int64Type>().value(row);
-        let mut text = String::new();
-        for row in 0..rows.num_rows() {
-            let fields = ["n", "sum", "least", "most"].map(|name| int(name, row).to_string()).join(",");
-            text.push_str(&format!("{},{},{fields}\n", int("window_start", row), keys.value(row)));
-        }
-        Ok(text.into())
+        let rows = rows.next().expect("windows of simulations fit into one batch")?;
+        crate::files::gold_text(&rows)
     }
 
     async fn publish(&self, permit: WindowPermit, row: &WindowRow, content: Bytes) -> Result<()> {

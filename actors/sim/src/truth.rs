@@ -13,16 +13,19 @@ use sluicebox_actors::model::window::HOUR_US;
 use sluicebox_actors::ports::ShardInfo;
 
 /// Event times of all tests begin here: 2024-10-04T00:00:00Z.
-pub(crate) const T0: i64 = 480_000 * HOUR_US;
-pub(crate) const SECOND: i64 = 1_000_000;
-pub(crate) const MINUTE: i64 = 60 * SECOND;
+pub const T0: i64 = 480_000 * HOUR_US;
+pub const SECOND: i64 = 1_000_000;
+pub const MINUTE: i64 = 60 * SECOND;
+
+/// How far event times may lie behind the largest one seen without being late.
+pub const DISORDER: i64 = 10 * SECOND;
 
 /// A Gold table of the tests: (name, window, allowed lateness).
-pub(crate) const TABLES: [(&str, i64, i64); 2] = [("hourly", HOUR_US, 2 * HOUR_US), ("tens", 10 * MINUTE, 0)];
+pub const TABLES: [(&str, i64, i64); 2] = [("hourly", HOUR_US, 2 * HOUR_US), ("tens", 10 * MINUTE, 0)];
 
 /// What a record means.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Truth {
+pub enum Truth {
     /// Its bytes are no event.
     Bad,
     /// An event that the Silver filter leaves out.
@@ -33,35 +36,54 @@ pub(crate) enum Truth {
     Event { key: String, event_us: i64, value: i64 },
 }
 
+/// How records are written, and what the engine calls one that it can't read: with another engine, another dialect.
+#[derive(Clone, Copy)]
+pub struct Dialect {
+    /// Partition key and payload.
+    pub render: fn(&Truth) -> (String, String),
+    /// `stage reason` of the letter for [`Truth::Bad`].
+    pub bad: &'static str,
+}
+
+impl Default for Dialect {
+    fn default() -> Self {
+        Self { render: comma_separated, bad: "decode bad_record" }
+    }
+}
+
+fn comma_separated(truth: &Truth) -> (String, String) {
+    match truth {
+        Truth::Bad => ("bad".to_owned(), "not,an event".to_owned()),
+        Truth::Boom => ("boom".to_owned(), "boom".to_owned()),
+        Truth::Filtered { event_us } => ("few".to_owned(), format!("few,{event_us},-1")),
+        Truth::Event { key, event_us, value } => (key.clone(), format!("{key},{event_us},{value}")),
+    }
+}
+
 /// A record and what it means.
 #[derive(Clone, Debug)]
-pub(crate) struct Logged {
-    pub(crate) raw: RawRecord,
-    pub(crate) truth: Truth,
+pub struct Logged {
+    pub raw: RawRecord,
+    pub truth: Truth,
 }
 
 /// One shard of the stream; `records[i]` all have sequence number i + 1.
 #[derive(Clone, Debug)]
-pub(crate) struct ShardLog {
-    pub(crate) info: ShardInfo,
-    pub(crate) records: Vec<Vec<Logged>>,
-    pub(crate) closed_at: Option<i64>,
-    pub(crate) children: Vec<ShardInfo>,
+pub struct ShardLog {
+    pub info: ShardInfo,
+    pub records: Vec<Vec<Logged>>,
+    pub closed_at: Option<i64>,
+    pub children: Vec<ShardInfo>,
     /// So many sequence numbers are forgotten.
-    pub(crate) forgotten: usize,
+    pub forgotten: usize,
 }
 
 impl ShardLog {
     /// Appends one record with as many sub-records as there are meanings.
-    pub(crate) fn put(&mut self, arrival_us: i64, truths: &[Truth]) {
+    pub fn put(&mut self, arrival_us: i64, truths: &[Truth], dialect: Dialect) {
         let sequence = Sequence::dense(self.records.len() as u64 + 1);
         let many = truths.iter().zip(0..).map(|(truth, sub_sequence)| {
-            let (key, data) = match truth {
-                Truth::Bad => ("bad".to_owned(), "not,an event".to_owned()),
-                Truth::Boom => ("boom".to_owned(), "boom".to_owned()),
-                Truth::Filtered { event_us } => ("few".to_owned(), format!("few,{event_us},-1")),
-                Truth::Event { key, event_us, value } => (key.clone(), format!("{key},{event_us},{value}")),
-            };
+            let (key, data) = (dialect.render)(truth);
             let (partition_key, data) = (Bytes::from(key), Bytes::from(data));
             Logged { raw: RawRecord { sequence, sub_sequence, partition_key, arrival_us, data }, truth: truth.clone() }
         });
@@ -69,14 +91,14 @@ impl ShardLog {
     }
 
     /// The records in `(from, to]` that are not forgotten.
-    pub(crate) fn between(&self, from: Position, to: Position) -> impl Iterator<Item = &Logged> {
+    pub fn between(&self, from: Position, to: Position) -> impl Iterator<Item = &Logged> {
         let number = |position: Position| position.sequence().and_then(Sequence::as_dense).unwrap_or(0) as usize;
         let to = number(to);
         self.records[number(from).max(self.forgotten).min(to)..to].iter().flatten()
     }
 
     /// Right after its last record.
-    pub(crate) fn end(&self) -> Position {
+    pub fn end(&self) -> Position {
         match self.records.len() {
             0 => Position::START,
             n => Position::after(Sequence::dense(n as u64)),
@@ -85,20 +107,20 @@ impl ShardLog {
 }
 
 /// Does the table's WHERE let the value pass?
-pub(crate) fn admitted(table: usize, value: i64) -> bool {
+pub fn admitted(table: usize, value: i64) -> bool {
     table == 0 || value % 3 != 0
 }
 
 /// Aggregates of one key: count, sum, smallest, largest.
-pub(crate) type Group = (u64, i64, i64, i64);
+pub type Group = (u64, i64, i64, i64);
 
 /// What came of one window.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(crate) struct WindowJudged {
-    pub(crate) on_time: u64,
-    pub(crate) late: u64,
-    pub(crate) too_late: u64,
-    pub(crate) groups: BTreeMap<String, Group>,
+pub struct WindowJudged {
+    pub on_time: u64,
+    pub late: u64,
+    pub too_late: u64,
+    pub groups: BTreeMap<String, Group>,
 }
 
 impl WindowJudged {
@@ -109,7 +131,7 @@ impl WindowJudged {
     }
 
     /// Adds another judgement of the same window.
-    pub(crate) fn add(&mut self, other: &WindowJudged) {
+    pub fn add(&mut self, other: &WindowJudged) {
         self.on_time += other.on_time;
         self.late += other.late;
         self.too_late += other.too_late;
@@ -119,7 +141,7 @@ impl WindowJudged {
     }
 
     /// The bytes that Gold must show for it.
-    pub(crate) fn content(&self, start_us: i64) -> Bytes {
+    pub fn content(&self, start_us: i64) -> Bytes {
         let mut text = String::new();
         for (key, (n, sum, least, most)) in &self.groups {
             writeln!(text, "{start_us},{key},{n},{sum},{least},{most}").expect("a String takes anything");
@@ -130,28 +152,28 @@ impl WindowJudged {
 
 /// What must have come of the records of one epoch, judged by the bound it opened with.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Judged {
-    pub(crate) received: u64,
-    pub(crate) bytes: u64,
-    pub(crate) bad: u64,
-    pub(crate) filtered: u64,
-    pub(crate) silver: u64,
-    pub(crate) excluded: [u64; 2],
-    pub(crate) windows: BTreeMap<(usize, i64), WindowJudged>,
-    pub(crate) max_event_us: Option<i64>,
+pub struct Judged {
+    pub received: u64,
+    pub bytes: u64,
+    pub bad: u64,
+    pub filtered: u64,
+    pub silver: u64,
+    pub excluded: [u64; 2],
+    pub windows: BTreeMap<(usize, i64), WindowJudged>,
+    pub max_event_us: Option<i64>,
     /// Visible lines: class, line.
-    pub(crate) bronze: Vec<String>,
-    pub(crate) silver_rows: Vec<String>,
-    pub(crate) letters: Vec<String>,
+    pub bronze: Vec<String>,
+    pub silver_rows: Vec<String>,
+    pub letters: Vec<String>,
 }
 
 /// How a record is named in every file of the tests.
-pub(crate) fn name(shard: &ShardId, raw: &RawRecord) -> String {
+pub fn name(shard: &ShardId, raw: &RawRecord) -> String {
     format!("{shard}/{}.{}", raw.sequence, raw.sub_sequence)
 }
 
 /// Judges records without any help of the pipeline's code.
-pub(crate) fn judge<'a>(shard: &ShardId, records: impl Iterator<Item = &'a Logged>, bound_us: i64) -> Judged {
+pub fn judge<'a>(shard: &ShardId, records: impl Iterator<Item = &'a Logged>, bound_us: i64, bad: &str) -> Judged {
     let mut judged = Judged::default();
     for Logged { raw, truth } in records {
         let name = name(shard, raw);
@@ -161,7 +183,7 @@ pub(crate) fn judge<'a>(shard: &ShardId, records: impl Iterator<Item = &'a Logge
         let (key, event_us, value) = match truth {
             Truth::Bad | Truth::Boom => {
                 judged.bad += 1;
-                judged.letters.push(format!("{name} decode bad_record"));
+                judged.letters.push(format!("{name} {bad}"));
                 continue;
             }
             Truth::Filtered { event_us } => {

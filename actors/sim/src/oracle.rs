@@ -1,4 +1,19 @@
-//! What must be true when the world has come to rest.
+//! What must be true when the world has come to rest, and which function checks which invariant.
+//!
+//! | | invariant | checked at every change | checked at rest |
+//! |---|---|---|---|
+//! | I1 | conservation per shard and range | `Store::check_counts` | `check_complete`, `check_lines` |
+//! | I2 | Gold is the fold over accepted records; each revision that of its vector | `Store::publish_gold` | `check_gold` |
+//! | I3 | each record once in Bronze, and once in Silver, a letter or a filter | `Store::check_counts` | `check_files` |
+//! | I4 | revisions rise, one content each | `Store::update_window`, `Store::publish_gold` | |
+//! | I5 | one commit per shard and epoch, epochs rise | `Store::commit`, `Store::update_shard` | `check_lines` |
+//! | I6 | nothing is visible without its commit | `Store::publish` | `strangers` |
+//! | I7 | nothing stays staged or unpublished | | `check_files`, `check_gold`, `assert_tidy` |
+//! | I8 | a child does nothing before its parents' last commit | `Store::update_shard`, `Store::read` | |
+//! | I9 | B and the watermark never fall; nothing is taken in after a seal | `check_bound`, `check_watermark`, `check_sealed` | |
+//! | I10 | liveness: without faults everything ends | | `Life::peace` of the swarm, `Sim::drain` |
+//! | I11 | one holder of a permit per shard and epoch | `Store::check_permit` | |
+//! | I12 | at most two open epochs; open slices fit the budget | `Files::open`, `OpenFiles::hold` | |
 //!
 //! Owns: the comparison of everything visible with everything that came in. Does not own: the rules that hold at every change
 //! (store).
@@ -11,20 +26,20 @@ use sluicebox_actors::model::ledger::Counts;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::ShardRow;
 
-use super::sim::Sim;
-use super::store::{Commit, Store};
-use super::truth::{Judged, TABLES};
+use crate::sim::Sim;
+use crate::store::{Commit, Store};
+use crate::truth::{Judged, TABLES};
 
 impl Sim {
     /// Every record that ever came in is where it belongs, exactly once, and nothing else is anywhere.
     #[track_caller]
-    pub(crate) fn assert_complete(&self) {
+    pub fn assert_complete(&self) {
         self.assert_complete_but(&[]);
     }
 
     /// The same, but these shards were given up: of them only what is committed counts.
     #[track_caller]
-    pub(crate) fn assert_complete_but(&self, lost: &[ShardId]) {
+    pub fn assert_complete_but(&self, lost: &[ShardId]) {
         let wrong = self.wrong(lost);
         assert!(
             wrong.is_empty(),
@@ -36,7 +51,7 @@ impl Sim {
     }
 
     /// All broken rules.
-    pub(crate) fn wrong(&self, lost: &[ShardId]) -> Vec<String> {
+    pub fn wrong(&self, lost: &[ShardId]) -> Vec<String> {
         let mut store = self.store();
         store.check_complete(lost);
         store.check_files(lost);
@@ -47,7 +62,7 @@ impl Sim {
 
     /// Nothing is stored that nobody names: to be asked after a drain without crashes.
     #[track_caller]
-    pub(crate) fn assert_tidy(&self) {
+    pub fn assert_tidy(&self) {
         let store = self.store();
         let contents = store.windows.values().filter_map(|row| row.content.as_ref());
         let bases = store.windows.values().filter_map(|row| row.base.as_ref().map(|base| &base.object));
@@ -59,7 +74,7 @@ impl Sim {
     }
 
     /// The visible Gold as text, by (table, start).
-    pub(crate) fn gold(&self) -> BTreeMap<(String, i64), String> {
+    pub fn gold(&self) -> BTreeMap<(String, i64), String> {
         let store = self.store();
         store.gold.iter().map(|(key, shown)| (key.clone(), String::from_utf8_lossy(&shown.content).into_owned())).collect()
     }
@@ -85,7 +100,7 @@ impl Store {
     }
 
     /// Files that readers see although no commit says so.
-    pub(crate) fn strangers(&self) -> Vec<String> {
+    pub fn strangers(&self) -> Vec<String> {
         let outputs = self.commits.values().flatten().flat_map(|commit| &commit.header.outputs);
         let named: BTreeSet<_> = outputs.map(|output| &output.path).collect();
         self.visible.keys().filter(|path| !named.contains(path)).cloned().collect()

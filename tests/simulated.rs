@@ -1,0 +1,98 @@
+//! Goal: the SQL engine in the simulated world: what is proved with a small engine holds with the one that people use.
+
+use std::sync::Arc;
+
+use serde_json::json;
+use sluicebox::engine::contract::{Contract, EventOptions};
+use sluicebox::engine::event_time::{TimeFormat, TimeSource};
+use sluicebox::engine::glue::SqlEngine;
+use sluicebox::engine::sql::gold::GoldPlan;
+use sluicebox::engine::sql::silver::SilverPlan;
+use sluicebox_actors::model::window::Windowing;
+use sluicebox_sim::plan::Rng;
+use sluicebox_sim::sim::{Sim, Tools};
+use sluicebox_sim::swarm::Arena;
+use sluicebox_sim::sweep::{ACTS, both, survives, world};
+use sluicebox_sim::truth::{Dialect, TABLES, Truth};
+
+const SCHEMA: &str = r#"{"type": "object", "required": ["key", "at", "value"], "additionalProperties": false,
+    "properties": {"key": {"type": "string"}, "at": {"type": "integer"}, "value": {"type": "integer"}}}"#;
+
+fn gold(condition: &str) -> String {
+    let columns = "key, count(*) AS n, sum(value) AS sum, min(value) AS least, max(value) AS most";
+    format!("SELECT {columns} FROM silver {condition} GROUP BY key")
+}
+
+fn engine() -> SqlEngine {
+    let time = TimeSource::Path(vec!["at".to_owned()]);
+    let options = EventOptions { time, time_format: TimeFormat::EpochUs, default_offset_s: 0, max_future_us: 600_000_000 };
+    let contract = Contract::compile(SCHEMA, &options).unwrap();
+    let filters = [("negative", "value >= 0")];
+    let silver = SilverPlan::compile("SELECT key, value FROM events", &filters, &contract.schema()).unwrap();
+    let statements = [gold(""), gold("WHERE value % 3 <> 0")];
+    let plans = TABLES.iter().zip(&statements).map(|((name, size_us, lateness_us), sql)| {
+        let windowing = Windowing { size_us: *size_us, lateness_us: *lateness_us };
+        GoldPlan::compile(name, sql, silver.schema(), windowing).unwrap()
+    });
+    let plans = plans.collect();
+    SqlEngine::new(Arc::new(move || Box::new(contract.decoder())), silver, plans)
+}
+
+fn json_lines(truth: &Truth) -> (String, String) {
+    let event = |key: &str, at: i64, value: i64| (key.to_owned(), json!({"key": key, "at": at, "value": value}).to_string());
+    match truth {
+        // No bytes panic this engine; what does is proved where it decodes.
+        Truth::Bad | Truth::Boom => ("bad".to_owned(), "{\"key\": ".to_owned()),
+        Truth::Filtered { event_us } => event("few", *event_us, -1),
+        Truth::Event { key, event_us, value } => event(key, *event_us, *value),
+    }
+}
+
+fn tools() -> Tools {
+    let engine = Arc::new(engine());
+    let dialect = Dialect { render: json_lines, bad: "decode invalid_json" };
+    Tools { engine: Arc::new(move || engine.clone()), dialect, ..Tools::default() }
+}
+
+#[test]
+fn fifty_random_worlds_with_random_faults_lose_and_double_nothing_with_the_sql_engine() {
+    let arena = Arena { tools: tools(), ..Arena::default() };
+    for seed in 0..50 {
+        if let Err(failure) = arena.survive(seed) {
+            panic!("{failure}");
+        }
+    }
+}
+
+#[test]
+fn both_engines_give_the_same_gold() {
+    let drained = |tools: Tools| {
+        let sim = Sim::with(tools, 91, 3);
+        let mut rng = Rng(91);
+        (0..3).for_each(|shard| sim.fill(shard, 200, &mut rng));
+        sim.drain();
+        sim.assert_complete();
+        sim.gold()
+    };
+    let (small, sql) = (drained(Tools::default()), drained(tools()));
+    assert!(small.len() > 10, "{} windows", small.len());
+    assert_eq!(small, sql);
+}
+
+/// Every so many operations of the sweep: all of them are swept with the small engine.
+const STRIDE: usize = 9;
+
+#[test]
+fn operations_of_two_workers_go_wrong_and_nothing_is_lost_or_doubled_with_the_sql_engine() {
+    let tools = tools();
+    let sim = world(&tools);
+    let (one, two) = both(&sim, None, None);
+    assert_eq!(sim.wrong(&[]), Vec::<String>::new());
+    let cases = |operations: u64| (0..operations).flat_map(|index| ACTS.map(|act| (index, act))).step_by(STRIDE);
+    for first in cases(one.operations) {
+        survives(&tools, Some(first), None).unwrap();
+    }
+    for second in cases(two.operations) {
+        survives(&tools, None, Some(second)).unwrap();
+    }
+}

@@ -93,8 +93,8 @@ fn adds_up(events: &Events, records: usize) {
     assert!(events.rejections.iter().all(|rejection| rejection.reason != "panic"));
 }
 
-fn told(rejection: &Rejection) -> (Stage, &str, Option<&str>, &str) {
-    (rejection.stage, rejection.reason, rejection.path.as_deref(), &rejection.message)
+fn told(rejection: &Rejection) -> (&Stage, &str, Option<&str>, &str) {
+    (&rejection.stage, rejection.reason, rejection.path.as_deref(), &rejection.message)
 }
 
 fn says_no_value(rejection: &Rejection, data: &[u8]) {

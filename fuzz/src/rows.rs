@@ -1,7 +1,7 @@
 //! CSV: rows do not depend on how the reads fall, and each is a JSON object of its cells or the line it was.
 //!
-//! Owns: the comparison with a reading of its own, for lines without quotes. Does not own: quoting (the product's tests compare it
-//! with another library).
+//! Owns: the comparison with a reading of its own, for lines without quotes. Does not own: quoting (the product's tests compare
+//! it with another library).
 
 use std::collections::HashSet;
 use std::io::{self, Read};

@@ -184,7 +184,18 @@ fn collect(folder: &Path, root: &Path, found: &mut Vec<Source>) {
 fn workspace() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = Vec::new();
-    for folder in ["src", "tests", "actors/src", "actors/tests", "actors/sim/src", "load/src", "load/tests"] {
+    let folders = [
+        "src",
+        "tests",
+        "actors/src",
+        "actors/tests",
+        "actors/sim/src",
+        "load/src",
+        "load/tests",
+        "fuzz/src",
+        "fuzz/fuzz_targets",
+    ];
+    for folder in folders {
         let folder = root.join(folder);
         if folder.is_dir() {
             collect(&folder, root, &mut sources);

@@ -72,9 +72,29 @@ pub fn load(
     variables: impl IntoIterator<Item = (String, String)>,
     sets: &[String],
 ) -> Result<Loaded, SettingsError> {
-    let origin = source.origin();
     let text = read_pipeline(source)?;
-    let mut tree = Node::parse(&origin, &text)?;
+    let (settings, tree) = layers(&source.origin(), &text, variables, sets)?;
+    let (schema, schema_origin) = read_schema(source, &settings.event, &tree)?;
+    Ok(Loaded { settings, source: source.clone(), schema, schema_origin, tree, text })
+}
+
+/// [`load`] without a disk: the settings that a file's text says, under overrides. The schema is only named in it.
+pub fn load_text(
+    origin: &str,
+    text: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    sets: &[String],
+) -> Result<Settings, SettingsError> {
+    layers(&origin.into(), text, variables, sets).map(|(settings, _)| settings)
+}
+
+fn layers(
+    origin: &Arc<str>,
+    text: &str,
+    variables: impl IntoIterator<Item = (String, String)>,
+    sets: &[String],
+) -> Result<(Settings, Node), SettingsError> {
+    let mut tree = Node::parse(origin, text)?;
     let mut variables: Vec<(String, String)> = variables.into_iter().collect();
     variables.sort();
     for over in variables.iter().filter_map(|(name, value)| Override::variable(name, value)) {
@@ -95,8 +115,7 @@ pub fn load(
     if !problems.is_empty() {
         return Err(SettingsError { problems });
     }
-    let (schema, schema_origin) = read_schema(source, &settings.event, &tree)?;
-    Ok(Loaded { settings, source: source.clone(), schema, schema_origin, tree, text })
+    Ok((settings, tree))
 }
 
 impl Loaded {

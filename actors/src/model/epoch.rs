@@ -289,11 +289,10 @@ impl EpochObject {
 
     /// The Arrow IPC stream of one segment.
     pub fn segment(&self, segment: &Segment) -> Result<Bytes> {
-        let (start, end) = (segment.offset as usize, (segment.offset + segment.len) as usize);
-        if end > self.body.len() || start > end {
-            return Err(Fault::corrupt("epoch object: a segment lies outside of it"));
-        }
-        Ok(self.body.slice(start..end))
+        let outside = || Fault::corrupt("epoch object: a segment lies outside of it");
+        // Offset and length are what the object claims: their sum may not fit.
+        let end = segment.offset.checked_add(segment.len).filter(|end| *end <= self.body.len() as u64).ok_or_else(outside)?;
+        Ok(self.body.slice(segment.offset as usize..end as usize))
     }
 }
 
@@ -344,6 +343,18 @@ mod tests {
         }
         for len in 0..data.len() {
             assert!(EpochObject::decode(&data.slice(..len)).is_err(), "cut at {len}");
+        }
+    }
+
+    #[test]
+    fn a_segment_that_lies_outside_of_the_object_is_refused_however_far() {
+        let bodies = [SegmentBody { table: "t".into(), window_us: 0, rows: 7, body: Bytes::from_static(b"partial") }];
+        let data = encode(&mut header(), &bodies).expect("encodes");
+        let object = EpochObject::decode(&data).expect("decodes");
+        let segment = |offset, len| object.segment(&Segment { offset, len, ..object.header.segments[0].clone() });
+        assert_eq!(segment(3, 4).expect("inside"), "tial");
+        for (offset, len) in [(0, 8), (8, 0), (1, 7), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX), (1 << 32, 1)] {
+            assert!(segment(offset, len).is_err(), "{len} bytes at {offset}");
         }
     }
 }

@@ -1,0 +1,7 @@
+//! The structure pass: see `tape` in the library.
+//!
+//! Owns: the entry point. Does not own: the properties.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| sluicebox_fuzz::tape::check(data));

@@ -28,7 +28,8 @@ const READ_BYTES: usize = 4 << 20;
 /// Finds the members of `0..records` that are deadly on their own; `dies` tries a range. Nothing if all is well, or if only
 /// several records together are deadly.
 pub fn search(records: usize, mut dies: impl FnMut(Range<usize>) -> Result<bool>) -> Result<Vec<usize>> {
-    let (mut found, mut ranges) = (Vec::new(), vec![0..records]);
+    let (mut found, mut ranges) = (Vec::new(), Vec::new());
+    ranges.push(0..records);
     while let Some(range) = ranges.pop() {
         if range.is_empty() || found.len() == MOST || !dies(range.clone())? {
             continue;

@@ -64,7 +64,7 @@ impl Home {
     pub fn open_or_create(data: &Path, pipeline_name: &str, clock: Arc<dyn Clock>) -> Result<Self> {
         std::fs::create_dir_all(data).map_err(|error| disk::io_fault("making the data directory", data, &error))?;
         let disk = Arc::new(Disk::new(absolute(data)?, clock));
-        let identity = match identity(&disk)? {
+        let identity = match identity(&disk, Half::Finish)? {
             Some(identity) => identity,
             None => create(&disk, pipeline_name)?,
         };
@@ -88,7 +88,7 @@ impl Home {
             return Err(nothing());
         }
         let disk = Arc::new(Disk::new(absolute(data)?, clock));
-        let identity = identity(&disk)?.ok_or_else(nothing)?;
+        let identity = identity(&disk, Half::LeaveAlone)?.ok_or_else(nothing)?;
         Ok(Self { disk, identity })
     }
 
@@ -156,8 +156,17 @@ fn absolute(data: &Path) -> Result<PathBuf> {
     std::fs::canonicalize(data).map_err(|error| disk::io_fault("finding the data directory", data, &error))
 }
 
+/// What to do about a directory that was made by half.
+#[derive(Clone, Copy)]
+enum Half {
+    /// Whoever runs makes the rest.
+    Finish,
+    /// Whoever only looks writes nothing: a run may be making it right now.
+    LeaveAlone,
+}
+
 /// The identity if both sides carry the same one, none if there is nothing at all. Everything between is refused.
-fn identity(disk: &Disk) -> Result<Option<Identity>> {
+fn identity(disk: &Disk, half: Half) -> Result<Option<Identity>> {
     let root = disk.root().display();
     let (state, outputs) = (load(disk, IDENTITY)?, load(disk, MARKER)?);
     match (state, outputs) {
@@ -172,11 +181,14 @@ fn identity(disk: &Disk) -> Result<Option<Identity>> {
              directory with --data (starting afresh here would count everything twice)",
             outputs.pipeline
         ))),
-        // A creation that died half way is finished; it had done nothing else yet.
-        (Some(state), None) if !has_outputs(disk)? && !has_state(disk)? => {
-            write(disk, MARKER, &state)?;
-            Ok(Some(state))
-        }
+        // A creation that died half way, or is under way; it has done nothing else yet.
+        (Some(state), None) if !has_outputs(disk)? && !has_state(disk)? => match half {
+            Half::Finish => {
+                write(disk, MARKER, &state)?;
+                Ok(Some(state))
+            }
+            Half::LeaveAlone => Ok(None),
+        },
         (Some(state), None) => Err(Fault::config(format!(
             "{root} holds the state of the pipeline {} but its outputs do not carry {MARKER}: restore them, or name a new \
              directory with --data",
@@ -291,6 +303,11 @@ mod tests {
         refused(Home::open(&dir.path().join("none"), SystemClock::shared()), "no pipeline");
         refused(Home::open(dir.path(), SystemClock::shared()), "no pipeline");
         assert!(disk::entries(dir.path()).expect("lists").is_empty());
+        // Made by half, as a run that is just starting leaves it for a moment.
+        home(dir.path()).expect("makes");
+        std::fs::remove_file(dir.path().join(MARKER)).expect("removes");
+        refused(Home::open(dir.path(), SystemClock::shared()), "no pipeline");
+        assert!(!dir.path().join(MARKER).exists(), "whoever runs writes it");
     }
 
     #[cfg(unix)]

@@ -17,9 +17,8 @@ use crate::machines::restart::RestartConfig;
 use crate::machines::shard::ShardConfig;
 use crate::model::fault::{Fault, Result};
 use crate::model::letter::Postmark;
-use crate::model::position::{Position, ShardId};
+use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
-use crate::model::window::Bound;
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
 use crate::shells::commit::retrying;
 use crate::shells::gold::{self, GoldConfig};
@@ -228,22 +227,9 @@ async fn rows_of_all_listed(parts: &Parts) -> Result<Vec<ShardRow>> {
 }
 
 fn new_row(parts: &Parts, info: &ShardInfo, waits: bool) -> ShardRow {
-    ShardRow {
-        stream: parts.stream.name().to_string(),
-        shard: info.shard.clone(),
-        owner: String::new(),
-        lease_epoch: 0,
-        heartbeat: 0,
-        state: if waits { ShardState::Blocked } else { ShardState::Open },
-        parents: info.parents.clone(),
-        children: Vec::new(),
-        hash_start: info.hash_start,
-        hash_end: info.hash_end,
-        epoch: 0,
-        position: Position::START,
-        bound: Bound::UNKNOWN,
-        object: None,
-    }
+    let state = if waits { ShardState::Blocked } else { ShardState::Open };
+    let row = ShardRow::new(&*parts.stream.name(), info.shard.clone(), (info.hash_start, info.hash_end), state);
+    ShardRow { parents: info.parents.clone(), ..row }
 }
 
 /// Open shards run; a blocked one runs once every parent that has a row is drained. A drained one is taken over once per process:

@@ -55,10 +55,12 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let board = parts.board.clone();
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
-        progress.set(board.all().iter().map(|(_, live)| live.position.sequence().and_then(|s| s.as_dense()).unwrap_or(0)).sum());
+        progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());
     });
-    deaths.end()?;
+    let ended = deaths.end();
+    // How the run ended matters more than whether that could be noted.
     let outcome = outcome?;
+    ended?;
     let mut totals = Counts::default();
     for (_, live) in board.all() {
         totals.add(&live.totals);

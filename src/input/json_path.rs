@@ -6,8 +6,7 @@
 use bytes::Bytes;
 use sonic_rs::{JsonType, JsonValueTrait, LazyValue};
 
-/// As deep as the contract lets an event nest: what is deeper becomes a letter, whatever its key.
-const DEPTH_MAX: usize = 64;
+use crate::engine::structure::MAX_DEPTH;
 
 /// Member names from the outside in.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -54,9 +53,9 @@ impl JsonPath {
     }
 }
 
-/// Does it nest deeper than any event may?
+/// Does it nest deeper than the contract lets any event? Then it becomes a letter, whatever its key.
 fn is_deep(json: &[u8]) -> bool {
-    if memchr::memchr2_iter(b'[', b'{', json).take(DEPTH_MAX + 1).count() <= DEPTH_MAX {
+    if memchr::memchr2_iter(b'[', b'{', json).take(MAX_DEPTH + 1).count() <= MAX_DEPTH {
         return false;
     }
     let (mut depth, mut in_string, mut escaped) = (0_usize, false, false);
@@ -65,7 +64,7 @@ fn is_deep(json: &[u8]) -> bool {
             (true, _) if escaped => escaped = false,
             (true, b'\\') => escaped = true,
             (_, b'"') => in_string = !in_string,
-            (false, b'[' | b'{') if depth == DEPTH_MAX => return true,
+            (false, b'[' | b'{') if depth == MAX_DEPTH => return true,
             (false, b'[' | b'{') => depth += 1,
             (false, b']' | b'}') => depth = depth.saturating_sub(1),
             (_, _) => {}

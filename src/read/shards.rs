@@ -9,7 +9,7 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicr
 use arrow::datatypes::{DataType, Field, Schema};
 use sluicebox_actors::model::epoch::EpochObject;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
-use sluicebox_actors::model::position::{Position, Sequence, ShardId};
+use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{ShardRow, ShardState};
 use sluicebox_actors::model::window::Bound;
 use sluicebox_actors::ports::Stream;
@@ -148,8 +148,7 @@ fn unseen(shard: ShardId) -> ShardView {
 async fn behind(stream: &dyn Stream, shard: &ShardId, from: Position) -> Result<Option<Behind>> {
     let (mut at, mut bytes) = (from, 0);
     let mut out = Behind { records: 0, more: false, age_ms: 0 };
-    let dense = |sequence: Option<Sequence>| sequence.map_or(Some(0), |sequence| sequence.as_dense());
-    let newest = stream.newest(shard).await?.and_then(|newest| Some(newest.as_dense()?.saturating_sub(dense(from.sequence())?)));
+    let newest = stream.newest(shard).await?.and_then(|newest| Some(newest.as_dense()?.saturating_sub(from.as_dense()?)));
     let wanted = if newest.is_some() { 1 } else { READ_RECORDS };
     loop {
         let read = match stream.read(shard, at, wanted, READ_BYTES).await {

@@ -120,28 +120,13 @@ fn read(home: &Home) -> Result<Book> {
 #[cfg(test)]
 mod tests {
     use sluicebox_actors::model::row::ShardState;
-    use sluicebox_actors::model::window::Bound;
 
     use super::*;
     use crate::clock::SystemClock;
 
     fn row(shard: &str, epoch: u64) -> ShardRow {
-        ShardRow {
-            stream: "events".into(),
-            shard: ShardId::new(shard),
-            owner: String::new(),
-            lease_epoch: 1,
-            heartbeat: 0,
-            state: ShardState::Open,
-            parents: Vec::new(),
-            children: Vec::new(),
-            hash_start: 0,
-            hash_end: u128::MAX,
-            epoch,
-            position: Position::after(Sequence::dense(epoch * 10)),
-            bound: Bound::UNKNOWN,
-            object: None,
-        }
+        let row = ShardRow::new("events", ShardId::new(shard), (0, u128::MAX), ShardState::Open);
+        ShardRow { epoch, position: Position::after(Sequence::dense(epoch * 10)), ..row }
     }
 
     #[test]

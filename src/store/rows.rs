@@ -279,27 +279,11 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
-    use sluicebox_actors::model::position::Position;
     use sluicebox_actors::model::row::{ShardState, WindowStatus, WindowTotals};
-    use sluicebox_actors::model::window::Bound;
 
     fn shard_row(name: &str, lease_epoch: u64, epoch: u64) -> ShardRow {
-        ShardRow {
-            stream: "clicks".into(),
-            shard: ShardId::new(name),
-            owner: "host:1".into(),
-            lease_epoch,
-            heartbeat: 0,
-            state: ShardState::Open,
-            parents: Vec::new(),
-            children: Vec::new(),
-            hash_start: 0,
-            hash_end: u128::MAX,
-            epoch,
-            position: Position::START,
-            bound: Bound::UNKNOWN,
-            object: None,
-        }
+        let row = ShardRow::new("clicks", ShardId::new(name), (0, u128::MAX), ShardState::Open);
+        ShardRow { owner: "host:1".into(), lease_epoch, epoch, ..row }
     }
 
     fn window_row(table: &str, start_us: i64, version: u64) -> WindowRow {

@@ -284,12 +284,9 @@ impl Inner {
     }
 
     fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
-        let after = match after.sequence() {
-            None => 0,
-            Some(sequence) => sequence.as_dense().ok_or_else(|| {
-                Fault::corrupt(format!("position {sequence} of shard {shard} is not one of the embedded stream: it is foreign"))
-            })?,
-        };
+        let after = after.as_dense().ok_or_else(|| {
+            Fault::corrupt(format!("position {after} of shard {shard} is not one of the embedded stream: it is foreign"))
+        })?;
         let store = self.store(shard)?;
         let read = store.read(after + 1, max_records, max_bytes)?;
         let state = read.state;

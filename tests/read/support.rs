@@ -250,22 +250,8 @@ struct ShardRun<'a> {
 
 impl<'a> ShardRun<'a> {
     fn new(world: &'a World, shard: ShardId) -> Self {
-        let row = ShardRow {
-            stream: "clicks".into(),
-            shard,
-            owner: "host:1".into(),
-            lease_epoch: 1,
-            heartbeat: 0,
-            state: ShardState::Open,
-            parents: Vec::new(),
-            children: Vec::new(),
-            hash_start: 0,
-            hash_end: u128::MAX,
-            epoch: 0,
-            position: Position::START,
-            bound: Bound::UNKNOWN,
-            object: None,
-        };
+        let row = ShardRow::new("clicks", shard, (0, u128::MAX), ShardState::Open);
+        let row = ShardRow { owner: "host:1".into(), lease_epoch: 1, ..row };
         Self { world, row, next: 1, totals: Counts::default(), ordinals: BTreeMap::new(), max_event: i64::MIN }
     }
 

@@ -180,7 +180,7 @@ impl Site {
         let stream = self.stream();
         let last = |shard| stream.stats(&shard).unwrap().last.and_then(|last| last.as_dense()).unwrap_or(0);
         let all = stream.shards_blocking().unwrap().into_iter().map(|info| last(info.shard)).sum();
-        let read = self.rows().iter().filter_map(|row| row.position.sequence()?.as_dense()).sum();
+        let read = self.rows().iter().filter_map(|row| row.position.as_dense()).sum();
         (read, all)
     }
 

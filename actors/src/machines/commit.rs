@@ -21,7 +21,6 @@ use crate::model::fault::{Fault, Result};
 use crate::model::ledger::Counts;
 use crate::model::row::{Fence, ShardRow, ShardState};
 use crate::model::sabotage::{self, Sabotage};
-use crate::model::window::Bound;
 use crate::ports::{Cas, CommitPermit, GoldTable};
 
 /// Who staged files.
@@ -446,22 +445,10 @@ fn epoch_key(row: &ShardRow, epoch: u64, random: u64) -> String {
     format!("epochs/{}/{epoch:010}-{}-{random:016x}", row.shard, row.lease_epoch)
 }
 
+/// Its bound is unknown: its parents stand for it until it opens with the minimum of what they committed, and this commit may yet
+/// be lost.
 fn blocked_row(parent: &ShardRow, child: &crate::ports::ShardInfo) -> ShardRow {
-    ShardRow {
-        stream: parent.stream.clone(),
-        shard: child.shard.clone(),
-        owner: String::new(),
-        lease_epoch: 0,
-        heartbeat: 0,
-        state: ShardState::Blocked,
-        parents: child.parents.clone(),
-        children: Vec::new(),
-        hash_start: child.hash_start,
-        hash_end: child.hash_end,
-        epoch: 0,
-        position: crate::model::position::Position::START,
-        // Its parents stand for it until it opens with the minimum of what they committed: this commit may yet be lost.
-        bound: Bound::UNKNOWN,
-        object: None,
-    }
+    let range = (child.hash_start, child.hash_end);
+    let row = ShardRow::new(parent.stream.clone(), child.shard.clone(), range, ShardState::Blocked);
+    ShardRow { parents: child.parents.clone(), ..row }
 }

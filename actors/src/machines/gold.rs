@@ -228,8 +228,7 @@ impl GoldMachine {
             }
         }
         let watermark = self.lanes.watermark();
-        let free: Vec<WindowKey> = self.dirty.iter().filter(|key| !self.working.contains_key(*key)).copied().collect();
-        for key in free {
+        while let Some(key) = self.dirty.iter().find(|key| !self.working.contains_key(*key)).copied() {
             if let Some(work) = self.window_work(key, watermark)? {
                 return Ok(self.give_out(Some(key), work));
             }
@@ -266,7 +265,7 @@ impl GoldMachine {
         if let Some(row) = &state.row
             && row.published < row.revision
         {
-            return Ok(Some(GoldWork::Publish { table, row: Box::new(row.clone()) }));
+            return Ok(Some(GoldWork::Publish { row: Box::new(row.clone()) }));
         }
         let window = self.tables[table].windowing.starting(start_us);
         let vector = self.vector(state)?;
@@ -289,8 +288,7 @@ impl GoldMachine {
             return Err(Fault::bug(format!("a partial came for the sealed window {start_us} of {}", self.tables[table].name)));
         }
         let row = self.emission(table, window, state, vector, status, watermark);
-        let expected = old.map_or(0, |row| row.version);
-        Ok(Some(GoldWork::Emit { table, row: Box::new(row), expected, loads: self.loads(state)? }))
+        Ok(Some(GoldWork::Emit { table, row: Box::new(row), loads: self.loads(state)? }))
     }
 
     /// Everything committed for this window: the base's vector raised by the pieces above it, which must be contiguous.
@@ -468,24 +466,16 @@ impl GoldMachine {
         let window = self.tables[table].windowing.starting(start_us);
         let vector = self.vector(state)?;
         let old = state.row.as_ref();
-        let expected = old.map_or(0, |row| row.version);
         let mut row = old.cloned().unwrap_or_else(|| WindowRow {
             revision: 0,
             status: WindowStatus::Open,
             vector: Vector::new(),
             ..self.emission(table, window, state, Vector::new(), WindowStatus::Open, self.lanes.watermark())
         });
-        row.version = expected + 1;
         let fresh = self.emission(table, window, state, vector.clone(), WindowStatus::Open, self.lanes.watermark());
-        row.sequences = fresh.sequences;
-        Ok(GoldWork::Rebase {
-            table,
-            row: Box::new(row),
-            expected,
-            loads: self.loads(state)?,
-            vector,
-            counts: self.counts(state),
-        })
+        (row.version, row.sequences) = (fresh.version, fresh.sequences);
+        let (loads, counts) = (self.loads(state)?, self.counts(state));
+        Ok(GoldWork::Rebase { table, row: Box::new(row), loads, vector, counts })
     }
 }
 

@@ -138,7 +138,7 @@ pub enum ShardEffect {
 /// Where records go on after a hole: dense numbers tell of every record that a stream leaves out. Numbers that are not in order
 /// are a hole, too.
 fn hole(after: Position, records: &[RawRecord]) -> Option<Position> {
-    let mut last = after.sequence().map_or(Some(0), |sequence| sequence.as_dense());
+    let mut last = after.as_dense();
     let mut before = (after.sequence(), u32::MAX);
     for record in records {
         let number = record.sequence.as_dense();

@@ -145,6 +145,11 @@ impl Position {
     pub const fn sequence(self) -> Option<Sequence> {
         self.0
     }
+
+    /// So many records lie before this place where numbers are dense; none where they are not.
+    pub fn as_dense(self) -> Option<u64> {
+        self.0.map_or(Some(0), Sequence::as_dense)
+    }
 }
 
 impl fmt::Display for Position {

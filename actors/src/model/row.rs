@@ -35,7 +35,7 @@ pub struct ShardRow {
     pub owner: String,
     /// Raised by every change of owner and every new generation.
     pub lease_epoch: u64,
-    /// Life sign of the owner.
+    /// Life sign of the owner. A random number at every change of owner: no two tries of one write the same row.
     pub heartbeat: u64,
     /// Life of the shard.
     pub state: ShardState,
@@ -57,6 +57,28 @@ pub struct ShardRow {
     pub bound: Bound,
     /// Newest epoch object; none before the first commit.
     pub object: Option<ObjectRef>,
+}
+
+impl ShardRow {
+    /// A shard that nobody has taken yet, over these hash keys, first and last.
+    pub fn new(stream: impl Into<String>, shard: ShardId, (hash_start, hash_end): (u128, u128), state: ShardState) -> Self {
+        Self {
+            stream: stream.into(),
+            shard,
+            owner: String::new(),
+            lease_epoch: 0,
+            heartbeat: 0,
+            state,
+            parents: Vec::new(),
+            children: Vec::new(),
+            hash_start,
+            hash_end,
+            epoch: 0,
+            position: Position::START,
+            bound: Bound::UNKNOWN,
+            object: None,
+        }
+    }
 }
 
 /// What a commit is conditional on.

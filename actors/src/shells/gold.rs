@@ -256,19 +256,15 @@ impl GoldActor {
         let (parts, cache) = (self.parts.clone(), self.cache.clone());
         self.spawn(ctx, async move {
             match work {
-                GoldWork::Emit { table, row, expected, loads } => {
-                    let row = emit(&parts, &cache, table, *row, expected, loads).await?;
-                    Ok(Done::Row(Box::new(row)))
-                }
-                GoldWork::Publish { row, .. } => {
+                GoldWork::Emit { table, row, loads } => Ok(Done::Row(Box::new(emit(&parts, &cache, table, *row, loads).await?))),
+                GoldWork::Publish { row } => {
                     let content = row.content.clone().ok_or_else(|| Fault::corrupt("a revision without content"))?;
                     let content = read_content(&parts, &row, &content).await?;
                     Ok(Done::Row(Box::new(publish(&parts, *row, content, None).await?)))
                 }
-                GoldWork::Rebase { table, row, expected, loads, vector, counts } => {
-                    let row =
-                        rebase(&parts, &cache, table, *row, expected, loads, |object| Base { object, vector, counts }).await?;
-                    Ok(Done::Row(Box::new(row)))
+                GoldWork::Rebase { table, row, loads, vector, counts } => {
+                    let base = |object| Base { object, vector, counts };
+                    Ok(Done::Row(Box::new(rebase(&parts, &cache, table, *row, loads, base).await?)))
                 }
                 GoldWork::Collect { lines, shard, through } => {
                     collect(&parts, &shard, lines, through).await?;

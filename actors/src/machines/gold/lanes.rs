@@ -86,26 +86,11 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::position::Position;
 
     fn lane(state: ShardState, range: (u128, u128), bound: i64, parents: &[&str], children: &[&str]) -> Lane {
         let ids = |names: &[&str]| names.iter().map(|name| ShardId::new(*name)).collect();
-        let row = ShardRow {
-            stream: "events".into(),
-            shard: ShardId::new("set by lanes"),
-            owner: String::new(),
-            lease_epoch: 1,
-            heartbeat: 0,
-            state,
-            parents: ids(parents),
-            children: ids(children),
-            hash_start: range.0,
-            hash_end: range.1,
-            epoch: 1,
-            position: Position::START,
-            bound: Bound(bound),
-            object: None,
-        };
+        let row = ShardRow::new("events", ShardId::new("named by lanes"), range, state);
+        let row = ShardRow { parents: ids(parents), children: ids(children), bound: Bound(bound), ..row };
         Lane { row, epochs: BTreeMap::new() }
     }
 

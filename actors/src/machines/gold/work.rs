@@ -23,17 +23,13 @@ pub enum GoldWork {
     Emit {
         /// Index of the table.
         table: usize,
-        /// What the row becomes; content, rows and overflow are filled in by the shell.
+        /// What the row becomes, if the stored one is of the version before; content, rows and overflow are filled in by the shell.
         row: Box<WindowRow>,
-        /// The stored version the swap is conditional on.
-        expected: u64,
         /// Partials beside the base.
         loads: Vec<Load>,
     },
     /// Content and row exist: make them visible.
     Publish {
-        /// Index of the table.
-        table: usize,
         /// The row.
         row: Box<WindowRow>,
     },
@@ -41,10 +37,8 @@ pub enum GoldWork {
     Rebase {
         /// Index of the table.
         table: usize,
-        /// What the row becomes; the base's object is filled in by the shell.
+        /// What the row becomes, if the stored one is of the version before; the base's object is filled in by the shell.
         row: Box<WindowRow>,
-        /// The stored version the swap is conditional on.
-        expected: u64,
         /// Partials beside the old base.
         loads: Vec<Load>,
         /// The vector the new base stands for, and its counts.

@@ -73,18 +73,18 @@ pub(super) async fn read_content(parts: &GoldParts, row: &WindowRow, content: &O
     }
 }
 
-/// The merge of a window's base and these partials, read for a swap of this version.
+/// The merge of a window's base and these partials, read for the swap to this row.
 async fn merged<'a>(
     parts: &'a GoldParts,
     cache: &tokio::sync::Mutex<Cache>,
     table: usize,
-    (row, expected): (&WindowRow, u64),
+    row: &WindowRow,
     loads: Vec<Load>,
 ) -> Result<Box<dyn Merger + 'a>> {
     let mut merger = parts.engine.merger(table)?;
     match add_all(merger.as_mut(), parts, cache, row, loads).await {
         Ok(()) => Ok(merger),
-        Err(fault) => Err(damage_or_fence(parts, row, expected, fault).await),
+        Err(fault) => Err(damage_or_fence(parts, row, row.version - 1, fault).await),
     }
 }
 
@@ -130,18 +130,17 @@ pub(super) async fn emit(
     cache: &tokio::sync::Mutex<Cache>,
     table: usize,
     mut row: WindowRow,
-    expected: u64,
     loads: Vec<Load>,
 ) -> Result<WindowRow> {
     let windowing = parts.engine.tables()[table].windowing;
-    let merger = merged(parts, cache, table, (&row, expected), loads).await?;
+    let merger = merged(parts, cache, table, &row, loads).await?;
     let content = content(parts, merger, windowing.starting(row.start_us), &mut row)?;
     let key = key_of("content", &row, row.revision, parts.clock.random());
     parts.blobs.put(&key, content.clone()).await?;
     crash::pass("gold.after_content");
     let old = parts.rows.window(&row.table, row.start_us).await?.and_then(|old| old.content);
     row.content = Some(ObjectRef { key, len: content.len() as u64, sha256: Hash::of(&content) });
-    swap(parts, expected, &row).await?;
+    swap(parts, &row).await?;
     crash::pass("gold.after_swap");
     if row.overflow {
         tracing::error!(alert = "overflow", table = row.table, start_us = row.start_us, "an integer sum left its range");
@@ -154,10 +153,9 @@ pub(super) async fn publish(parts: &GoldParts, mut row: WindowRow, content: Byte
     parts.gold_files.publish(WindowPermit::won(row.revision), &row, content).await?;
     crash::pass("gold.after_publish");
     tracing::info!(table = row.table, start_us = row.start_us, revision = row.revision, status = row.status.as_str(), "gold");
-    let expected = row.version;
     row.published = row.revision;
     row.version += 1;
-    swap(parts, expected, &row).await?;
+    swap(parts, &row).await?;
     if let Some(old) = old {
         parts.blobs.delete(&old.key).await?;
     }
@@ -170,18 +168,17 @@ pub(super) async fn rebase(
     cache: &tokio::sync::Mutex<Cache>,
     table: usize,
     mut row: WindowRow,
-    expected: u64,
     loads: Vec<Load>,
     base: impl FnOnce(ObjectRef) -> Base,
 ) -> Result<WindowRow> {
-    let mut merger = merged(parts, cache, table, (&row, expected), loads).await?;
+    let mut merger = merged(parts, cache, table, &row, loads).await?;
     let states = states::encode_all(merger.states()?)?;
     drop(merger);
     let key = key_of("bases", &row, row.version, parts.clock.random());
     parts.blobs.put(&key, states.clone()).await?;
     crash::pass("base.after_put");
     let old = row.base.replace(base(ObjectRef { key, len: states.len() as u64, sha256: Hash::of(&states) }));
-    swap(parts, expected, &row).await?;
+    swap(parts, &row).await?;
     crash::pass("base.after_swap");
     if let Some(old) = old {
         parts.blobs.delete(&old.object.key).await?;
@@ -189,8 +186,9 @@ pub(super) async fn rebase(
     Ok(row)
 }
 
-/// The window row's compare-and-set. An answer that did not come is settled by reading the row.
-async fn swap(parts: &GoldParts, expected: u64, row: &WindowRow) -> Result<()> {
+/// The window row's compare-and-set, from the version before the row's own. An answer that did not come is settled by reading the row.
+async fn swap(parts: &GoldParts, row: &WindowRow) -> Result<()> {
+    let expected = row.version - 1;
     let mut pause = Pause::new(parts.clock.clone());
     for _ in 0..SWAPS_MAX {
         let answer = parts.rows.update_window(expected, row).await;

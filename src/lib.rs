@@ -25,16 +25,6 @@ pub mod input {
     mod source;
 }
 
-/// Streams to read from.
-pub mod stream {
-    mod batch;
-    mod catalog;
-    mod database;
-    pub mod embedded;
-    mod routing;
-    mod shard;
-}
-
 /// From bytes to rows: the event contract, decoding, SQL.
 pub mod engine {
     /// Aggregates whose states commute to the bit.

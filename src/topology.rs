@@ -13,6 +13,7 @@ use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Postmark;
+use sluicebox_actors::model::position::Position;
 use sluicebox_actors::model::window::Windowing;
 use sluicebox_actors::pipeline::{Parts, PipelineConfig};
 use sluicebox_actors::ports::{Clock, Engine, Rows};
@@ -40,7 +41,7 @@ use crate::store::outputs::{DiskOutputs, OutputOptions};
 use crate::store::row_file::Format;
 use crate::store::rows::SqliteRows;
 use crate::store::tables;
-use crate::stream::embedded::EmbeddedStream;
+use sluicebox_stream::embedded::EmbeddedStream;
 
 /// Pause after a read of the embedded stream that found nothing.
 const POLL_US: i64 = 100_000;
@@ -294,6 +295,7 @@ pub fn parts(
             collect_after: settings.collect.after_epochs as usize,
             max_wait_us: settings.gold.iter().map(|gold| gold.max_wait.map(|wait| wait.us())).collect(),
         },
+        start: Position::START,
     };
     let options = OutputOptions {
         bronze: format(settings.bronze.format),

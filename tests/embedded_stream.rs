@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use bytes::Bytes;
 use md5::{Digest, Md5};
 use proptest::prelude::*;
-use sluicebox::stream::embedded::{EmbeddedStream, PutError, PutRecord, RECORD_MAX};
 use sluicebox_actors::model::fault::Kind;
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::ports::{Clock, Stream};
+use sluicebox_stream::embedded::{EmbeddedStream, PutError, PutRecord, RECORD_MAX};
 
 #[derive(Default)]
 struct TestClock {
@@ -158,6 +158,7 @@ impl World {
             let expected = RawRecord {
                 sequence: Sequence::dense(end as u64 + 1),
                 sub_sequence: 0,
+                foreign: false,
                 partition_key: key.clone().into(),
                 arrival_us: *arrival_us,
                 data: data.clone(),

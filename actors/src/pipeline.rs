@@ -17,7 +17,7 @@ use crate::machines::restart::RestartConfig;
 use crate::machines::shard::ShardConfig;
 use crate::model::fault::{Fault, Result};
 use crate::model::letter::Postmark;
-use crate::model::position::ShardId;
+use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
 use crate::shells::commit::retrying;
@@ -78,6 +78,9 @@ pub struct PipelineConfig {
     pub restart: RestartConfig,
     /// Gold.
     pub gold: GoldConfig,
+    /// Where a shard begins that the stream lists and no row knows: its start, or one time of arrival, the same at every run. A
+    /// shard that comes out of one of ours always begins at its own start.
+    pub start: Position,
 }
 
 /// Threads for the actors that compute; the others stay on the caller's thread.
@@ -229,7 +232,7 @@ async fn rows_of_all_listed(parts: &Parts) -> Result<Vec<ShardRow>> {
 fn new_row(parts: &Parts, info: &ShardInfo, waits: bool) -> ShardRow {
     let state = if waits { ShardState::Blocked } else { ShardState::Open };
     let row = ShardRow::new(&*parts.stream.name(), info.shard.clone(), (info.hash_start, info.hash_end), state);
-    ShardRow { parents: info.parents.clone(), ..row }
+    ShardRow { parents: info.parents.clone(), position: parts.config.start, ..row }
 }
 
 /// Open shards run; a blocked one runs once every parent that has a row is drained. A drained one is taken over once per process:

@@ -71,7 +71,7 @@ pub fn check(data: &[u8]) {
 fn record(index: u64, data: &[u8]) -> RawRecord {
     RawRecord {
         sequence: Sequence::dense(index + 1),
-        sub_sequence: 0,
+        sub_sequence: 0, foreign: false,
         partition_key: Bytes::from_static(b"k"),
         arrival_us: ARRIVAL_US,
         data: Bytes::copy_from_slice(data),

@@ -13,8 +13,8 @@ use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
 use crate::store::deaths::Deaths;
-use crate::stream::embedded::EmbeddedStream;
 use crate::{run, topology};
+use sluicebox_stream::embedded::EmbeddedStream;
 
 /// Flags of `run`.
 #[derive(Debug, Args)]

@@ -15,9 +15,9 @@ use super::{CliError, Context, Exit};
 use crate::engine::condemned::REASON;
 use crate::settings::Loaded;
 use crate::store::deaths::{self, Deaths};
-use crate::stream::embedded::EmbeddedStream;
 use crate::topology::{self, Stores};
 use crate::{run, trial};
+use sluicebox_stream::embedded::EmbeddedStream;
 
 /// Flags of `trial`.
 #[derive(Debug, Args)]

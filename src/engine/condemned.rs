@@ -110,6 +110,7 @@ mod tests {
         let record = |(number, data): (u64, &&'static str)| RawRecord {
             sequence: Sequence::dense(number),
             sub_sequence: 0,
+            foreign: false,
             partition_key: Bytes::from_static(b"k"),
             arrival_us: 1_767_600_000_000_000,
             data: Bytes::from_static(data.as_bytes()),

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 
-use crate::stream::embedded::{EmbeddedStream, KEY_MAX, PutError, PutOutcome, PutRecord};
+use sluicebox_stream::embedded::{EmbeddedStream, KEY_MAX, PutError, PutOutcome, PutRecord};
 
 const BATCH_BYTES: usize = 4 << 20;
 /// How often a record is put before the run is given up.

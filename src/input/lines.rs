@@ -6,7 +6,7 @@ use std::io::{self, Read};
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use crate::stream::embedded::RECORD_MAX;
+use sluicebox_stream::embedded::RECORD_MAX;
 
 const CHUNK: usize = 64 << 10;
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";

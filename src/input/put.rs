@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::input::batcher::ATTEMPTS;
     use crate::input::reader::Format;
-    use crate::stream::embedded::{PutError, PutOutcome, PutRecord};
+    use sluicebox_stream::embedded::{PutError, PutOutcome, PutRecord};
 
     #[derive(Default)]
     struct FakeClock(AtomicI64);

@@ -19,7 +19,7 @@ use super::error::InputError;
 use super::lines::{Line, Lines, bare};
 use super::pipe::Pipe;
 use super::source;
-use crate::stream::embedded::RECORD_MAX;
+use sluicebox_stream::embedded::RECORD_MAX;
 
 /// How a file holds records.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -33,6 +33,7 @@ pub(crate) fn record(number: u64, arrival_us: i64, data: &[u8]) -> RawRecord {
     RawRecord {
         sequence: Sequence::dense(number),
         sub_sequence: 0,
+        foreign: false,
         partition_key: format!("user-{number}").into(),
         arrival_us,
         data: data.to_vec().into(),

@@ -152,6 +152,7 @@ impl Batch {
         let record = RawRecord {
             sequence: Sequence::dense(cursor.next),
             sub_sequence: 0,
+            foreign: false,
             partition_key: self.payload.slice(head.key..head.data),
             arrival_us: head.arrival_us,
             data: self.payload.slice(head.data..head.end),

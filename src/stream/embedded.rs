@@ -386,12 +386,23 @@ fn shard_path(dir: &Path, shard: &ShardId) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
+
+    struct Fixed;
+
+    impl Clock for Fixed {
+        fn now_us(&self) -> i64 {
+            1_763_900_000_000_000
+        }
+
+        fn random(&self) -> u64 {
+            7
+        }
+    }
 
     #[test]
     fn a_reshard_that_died_before_sealing_is_finished_by_the_reader_and_loses_no_record() {
         let dir = tempfile::tempdir().expect("a directory");
-        let stream = EmbeddedStream::create(dir.path(), "s", 1, SystemClock::shared()).expect("creates");
+        let stream = EmbeddedStream::create(dir.path(), "s", 1, Arc::new(Fixed)).expect("creates");
         let inner = &stream.0;
         let parent = shard_name(0);
         let create = |child: &ShardId| ShardStore::new(child.clone(), shard_path(&inner.dir, child)).create(7);

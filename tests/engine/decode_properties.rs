@@ -25,6 +25,7 @@ fn slice(records: &[Vec<u8>]) -> RawSlice {
     let record = |(i, data): (u64, &Vec<u8>)| RawRecord {
         sequence: Sequence::dense(i),
         sub_sequence: 0,
+        foreign: false,
         partition_key: Bytes::new(),
         arrival_us: 0,
         data: Bytes::copy_from_slice(data),

@@ -303,6 +303,7 @@ fn compare(seeds: std::ops::Range<u64>, general: bool) -> (usize, usize) {
         let record = |document: &String| RawRecord {
             sequence: Sequence::dense(1),
             sub_sequence: 0,
+            foreign: false,
             partition_key: Bytes::new(),
             arrival_us: 0,
             data: Bytes::from(document.clone()),

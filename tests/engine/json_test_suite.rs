@@ -84,6 +84,7 @@ fn slice(files: &[(String, Vec<u8>)]) -> RawSlice {
     let record = |(i, (_, data)): (u64, &(String, Vec<u8>))| RawRecord {
         sequence: Sequence::dense(i),
         sub_sequence: 0,
+        foreign: false,
         partition_key: Bytes::new(),
         arrival_us: 0,
         data: Bytes::copy_from_slice(data),

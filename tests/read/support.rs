@@ -273,7 +273,8 @@ impl<'a> ShardRun<'a> {
                 let arrival_us = TEN + (epoch as i64 - 1) * HOUR_US + i as i64 * 5 * MINUTE + 1;
                 let sequence = Sequence::dense(number);
                 let partition_key = Bytes::from_static(b"k");
-                let record = RawRecord { sequence, sub_sequence: 0, partition_key, arrival_us, data: data.into() };
+                let record =
+                    RawRecord { sequence, sub_sequence: 0, foreign: false, partition_key, arrival_us, data: data.into() };
                 Event { record, event_us, kind }
             })
             .collect()

@@ -13,12 +13,12 @@ use sluicebox::clock::SystemClock;
 use sluicebox::demo_events::DemoEvents;
 use sluicebox::read::sources::visible;
 use sluicebox::run::block_on;
-use sluicebox::stream::embedded::{EmbeddedStream, PutRecord};
 use sluicebox::topology::Stores;
 use sluicebox_actors::history;
 use sluicebox_actors::model::fault::Kind;
 use sluicebox_actors::model::row::ShardRow;
 use sluicebox_actors::ports::{Blobs, Rows};
+use sluicebox_stream::embedded::{EmbeddedStream, PutRecord};
 
 use super::process::{ABORTED, Ran, Running, program};
 

@@ -14,7 +14,7 @@ use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
 use sluicebox_actors::model::fault::Fault;
 use sluicebox_actors::model::letter::Postmark;
-use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::pipeline::{self, Outcome, Parts, PipelineConfig, Places};
 use sluicebox_actors::ports::{Engine, GoldFiles, Outputs, ShardInfo};
 use sluicebox_actors::shells::gold::GoldConfig;
@@ -376,5 +376,6 @@ pub fn config() -> PipelineConfig {
         },
         restart: RestartConfig { backoff_min_us: 10_000, backoff_max_us: SECOND, intensity: 1_000_000, period_us: 60 * SECOND },
         gold: GoldConfig { collect_after: 256, max_wait_us: Vec::new() },
+        start: Position::START,
     }
 }

@@ -85,7 +85,10 @@ impl ShardLog {
         let many = truths.iter().zip(0..).map(|(truth, sub_sequence)| {
             let (key, data) = (dialect.render)(truth);
             let (partition_key, data) = (Bytes::from(key), Bytes::from(data));
-            Logged { raw: RawRecord { sequence, sub_sequence, partition_key, arrival_us, data }, truth: truth.clone() }
+            Logged {
+                raw: RawRecord { sequence, sub_sequence, foreign: false, partition_key, arrival_us, data },
+                truth: truth.clone(),
+            }
         });
         self.records.push(many.collect());
     }

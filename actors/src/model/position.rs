@@ -128,35 +128,67 @@ impl<'de> Deserialize<'de> for Sequence {
 }
 
 /// A place between two records of a shard. Reading resumes AFTER it; it only ever moves forward.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Position(Option<Sequence>);
+///
+/// Written as nothing (the start), `@<microseconds>` (a time of arrival) or a sequence number.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Position(Place);
+
+// In the order in which a shard passes through them.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+enum Place {
+    #[default]
+    Start,
+    Arrival(i64),
+    After(Sequence),
+}
 
 impl Position {
     /// Before the first record.
-    pub const START: Self = Self(None);
+    pub const START: Self = Self(Place::Start);
+
+    /// Before the first record that arrived at this time (microseconds since 1970) or later: where somebody begins who does not
+    /// want the past. It is fixed once, when a shard's row is made, and not looked up again.
+    pub const fn arrival(at_us: i64) -> Self {
+        Self(Place::Arrival(at_us))
+    }
 
     /// Right after this record.
     pub const fn after(sequence: Sequence) -> Self {
-        Self(Some(sequence))
+        Self(Place::After(sequence))
     }
 
-    /// The last record before this place.
+    /// The last record before this place, if one was read.
     pub const fn sequence(self) -> Option<Sequence> {
-        self.0
+        match self.0 {
+            Place::Start | Place::Arrival(_) => None,
+            Place::After(sequence) => Some(sequence),
+        }
+    }
+
+    /// The time of arrival it stands at, if nothing was read since.
+    pub const fn as_arrival(self) -> Option<i64> {
+        match self.0 {
+            Place::Arrival(at_us) => Some(at_us),
+            Place::Start | Place::After(_) => None,
+        }
     }
 
     /// So many records lie before this place where numbers are dense; none where they are not.
     pub fn as_dense(self) -> Option<u64> {
-        self.0.map_or(Some(0), Sequence::as_dense)
+        match self.0 {
+            Place::Start => Some(0),
+            Place::Arrival(_) => None,
+            Place::After(sequence) => sequence.as_dense(),
+        }
     }
 }
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
-            None => f.write_str("start"),
-            Some(sequence) => write!(f, "{sequence}"),
+            Place::Start => f.write_str("start"),
+            Place::Arrival(at_us) => write!(f, "@{at_us}"),
+            Place::After(sequence) => write!(f, "{sequence}"),
         }
     }
 }
@@ -164,6 +196,26 @@ impl fmt::Display for Position {
 impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for Position {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Place::Start => serializer.serialize_none(),
+            Place::Arrival(_) | Place::After(_) => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Position {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let Some(text) = Option::<std::borrow::Cow<'de, str>>::deserialize(deserializer)? else { return Ok(Self::START) };
+        match text.strip_prefix('@') {
+            Some(at_us) => at_us.parse().map(Self::arrival).map_err(D::Error::custom),
+            None => text.parse().map(Self::after).map_err(D::Error::custom),
+        }
     }
 }
 
@@ -190,6 +242,21 @@ mod tests {
 
     #[test]
     fn the_start_lies_before_every_record() {
-        assert!(Position::START < Position::after(Sequence::dense(0)));
+        assert!(
+            Position::START < Position::arrival(i64::MIN) && Position::arrival(i64::MAX) < Position::after(Sequence::dense(0))
+        );
+    }
+
+    #[test]
+    fn every_kind_of_position_comes_back_from_its_text() {
+        for (position, text) in
+            [(Position::START, "null"), (Position::arrival(-7), "\"@-7\""), (Position::after(Sequence::dense(3)), "\"3\"")]
+        {
+            assert_eq!(serde_json::to_string(&position).expect("writes"), text);
+            assert_eq!(serde_json::from_str::<Position>(text).expect("reads"), position);
+        }
+        for text in ["\"@\"", "\"x\"", "\"start\"", "3"] {
+            assert!(serde_json::from_str::<Position>(text).is_err(), "{text}");
+        }
     }
 }

@@ -16,6 +16,9 @@ pub struct RawRecord {
     pub sequence: Sequence,
     /// Place inside a KPL aggregate; 0 for a plain record.
     pub sub_sequence: u32,
+    /// Inside a KPL aggregate, with a hash key that belongs to another shard. The real KPL sends such a record again to its own
+    /// shard, other producers don't: whether it counts is for the settings to say.
+    pub foreign: bool,
     /// UTF-8, at most 256 characters.
     pub partition_key: Bytes,
     /// When the stream took it in: microseconds since 1970, UTC, by the stream's clock.

@@ -12,8 +12,8 @@ use anyhow::{Context, ensure};
 use chrono::DateTime;
 use serde_json::value::RawValue;
 use sluicebox::clock::SystemClock;
-use sluicebox::stream::embedded::EmbeddedStream;
 use sluicebox_actors::model::position::Position;
+use sluicebox_stream::embedded::EmbeddedStream;
 
 use super::aftermath::files;
 use super::fold::{Event, Group, Table};

@@ -24,6 +24,7 @@ fn slice(records: &[&[u8]]) -> RawSlice {
     let record = |(i, data): (u64, &&[u8])| RawRecord {
         sequence: Sequence::dense(i + 1),
         sub_sequence: 2,
+        foreign: false,
         partition_key: Bytes::from(format!("key-{i}")),
         arrival_us: ARRIVAL,
         data: Bytes::copy_from_slice(data),

@@ -1,0 +1,1 @@
+//! AWS behind the ports: a package of its own, so that a change here does not build the SQL engine again.

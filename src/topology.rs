@@ -314,6 +314,7 @@ pub fn parts(
         engine: stores.merging(engine, settings),
         clock,
         board: Arc::new(Board::default()),
+        fleet: None,
         config: Arc::new(config),
     }
 }

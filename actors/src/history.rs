@@ -34,8 +34,7 @@ pub struct Taken {
     pub published: usize,
 }
 
-/// Takes the lease of a shard and finishes what its last owner may have left half done. Idempotent: a crash in here is a new
-/// start.
+/// Takes the lease of a shard and finishes what its last owner may have left half done.
 pub async fn take_over(
     rows: &dyn Rows,
     blobs: &dyn Blobs,
@@ -44,8 +43,15 @@ pub async fn take_over(
     shard: &ShardId,
     owner: &str,
 ) -> Result<Taken> {
-    let row = raise_lease(rows, shard, owner, clock.random()).await?;
+    let row = raise_lease(rows, shard, owner, clock.random(), None).await?;
+    recover(rows, blobs, outputs, row).await
+}
+
+/// Finishes what the last owner of a shard, whose lease has just been raised to this row, may have left half done. Idempotent: a
+/// crash in here is a new start.
+pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, row: ShardRow) -> Result<Taken> {
     crash::pass("takeover.after_lease");
+    let shard = &row.shard;
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
     let (mut history, mut newest, mut published) = (History::default(), None, 0);
     if let Some(object) = &row.object {
@@ -76,15 +82,22 @@ pub async fn take_over(
     Ok(Taken { row, history, newest, published })
 }
 
+/// Takes the lease of a shard. With `only` it is taken from whoever has that lease and from nobody later: where workers share
+/// shards, the last owner was seen to be gone, and a newer one was not.
+///
 /// `random` makes the row of this try unlike that of any other, even of an owner with the same name: an answer that did not come
 /// is settled by comparing rows.
-async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: u64) -> Result<ShardRow> {
+pub async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: u64, only: Option<u64>) -> Result<ShardRow> {
     let mut unanswered = None;
     for _ in 0..TAKE_TRIES {
         let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
+        if only.is_some_and(|lease_epoch| lease_epoch != row.lease_epoch) {
+            return Err(Fault::fenced(format!("{shard} was taken by {} meanwhile", row.owner)));
+        }
         let mut taken = row.clone();
         taken.lease_epoch += 1;
         taken.owner = owner.to_owned();
+        taken.wanted_by = String::new();
         taken.heartbeat = random >> HEARTBEAT_SPARE;
         if taken.state == ShardState::Blocked {
             taken.state = ShardState::Open;
@@ -96,7 +109,7 @@ async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: u64)
             Err(fault) if fault.kind() != Kind::Retry => return Err(fault),
             // Unknown: the row tells whether it was us.
             Err(fault) => match rows.shard(shard).await? {
-                Some(now) if now == taken => return Ok(taken),
+                Some(now) if is_ours(&now, &taken) => return Ok(now),
                 // It did not arrive: tried again.
                 Some(now) if now.fence() == row.fence() => unanswered = Some(fault),
                 Some(_) | None => return Err(Fault::fenced(format!("{shard} was taken by somebody else"))),
@@ -105,6 +118,11 @@ async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: u64)
     }
     // A store that can't write is not a rival: what it said is what a person must read.
     Err(unanswered.unwrap_or_else(|| Fault::retry(format!("{shard} changed {TAKE_TRIES} times while its lease was being taken"))))
+}
+
+/// Is this the row that we wrote? Somebody may have noted in it already that he wants the shard.
+fn is_ours(now: &ShardRow, taken: &ShardRow) -> bool {
+    (&now.owner, now.fence(), now.heartbeat) == (&taken.owner, taken.fence(), taken.heartbeat)
 }
 
 /// A child opens with the minimum of what its parents committed.

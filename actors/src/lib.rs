@@ -24,6 +24,7 @@ pub mod machines {
     pub mod barrier;
     pub mod breaker;
     pub mod commit;
+    pub mod fleet;
     pub mod gold;
     pub mod partition;
     pub mod restart;

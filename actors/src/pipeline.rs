@@ -1,25 +1,27 @@
 //! The pipeline: every shard under its supervisor, and Gold beside them.
 //!
-//! Owns: which shards run, rows of new shards, draining and stopping. Does not own: one shard's generations (supervisor), the
-//! actors of a generation (wiring), the process (src/run).
+//! Owns: rows of new shards, the order of beginning and end. Does not own: which shards run here (crew), one shard's generations
+//! (supervisor), the actors of a generation (wiring), the process (src/run).
 
+mod crew;
+mod fleet;
 mod supervisor;
 mod wiring;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use self::supervisor::Supervisor;
+use self::crew::Crew;
 use crate::machines::restart::RestartConfig;
 use crate::machines::shard::ShardConfig;
 use crate::model::fault::{Fault, Result};
 use crate::model::letter::Postmark;
 use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState};
-use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
+use crate::ports::{Blobs, Clock, Engine, GoldFiles, Leases, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
 use crate::shells::commit::retrying;
 use crate::shells::gold::{self, GoldConfig};
 use crate::shells::message::NewEpoch;
@@ -51,14 +53,28 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// For everybody to look at.
     pub board: Arc<Board>,
+    /// Other workers share the shards; none where one worker has them all.
+    pub fleet: Option<Fleet>,
     /// Settings.
     pub config: Arc<PipelineConfig>,
+}
+
+/// What it takes to share shards with other workers. Each has an `owner` of its own in its settings, which no process ever had
+/// before.
+#[derive(Clone)]
+pub struct Fleet {
+    /// Life signs, on a connection of their own.
+    pub leases: Arc<dyn Leases>,
+    /// A worker that shows no sign of life for so long counts as gone.
+    pub failover: Duration,
+    /// Where life signs are sent from; none = the caller's thread.
+    pub thread: Option<tokio::runtime::Handle>,
 }
 
 /// Settings of a pipeline.
 #[derive(Clone, Debug)]
 pub struct PipelineConfig {
-    /// `host:pid`, for people.
+    /// `host:pid`, for people; in a fleet with something that makes it unique.
     pub owner: String,
     /// Pipeline id.
     pub pipeline: String,
@@ -109,9 +125,6 @@ impl Outcome {
     }
 }
 
-/// How often the supervisor looks at the board.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// Runs until `stop` turns true, or, when draining, until everything is read, committed and emitted.
 pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> Result<Outcome> {
     let clock = || parts.clock.clone();
@@ -120,10 +133,10 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     crash::pass("start.after_rows");
     let door = Door::closed();
     let (gold_drain, gold_draining) = watch::channel(false);
-    let gold = actix::spawn(gold::supervise(parts.gold_parts(&places), door.clone(), gold_draining));
+    let gold = actix::spawn(make_gold(parts.clone(), places.clone(), door.clone(), gold_draining));
     let stopping = Flag::default();
     let forward = actix::spawn(raise(stopping.clone(), stop));
-    let outcome = shards(&parts, &places, stopping, &door).await;
+    let outcome = Crew::new(parts.clone(), places, door).run(stopping).await;
     forward.abort();
     let mut outcome = outcome?;
     gold_drain.send_replace(true);
@@ -135,57 +148,17 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     Ok(outcome)
 }
 
+async fn make_gold(parts: Parts, places: Places, door: Door<NewEpoch>, finish: watch::Receiver<bool>) -> Result<()> {
+    match parts.fleet.clone() {
+        Some(fleet) => fleet::gold(parts, fleet, places, door, finish).await,
+        None => gold::supervise(parts.gold_parts(&places), door, finish, Flag::default()).await.map(|_finished| ()),
+    }
+}
+
 /// One receiver for all shards: see [`Flag`].
 async fn raise(flag: Flag, mut stop: watch::Receiver<bool>) {
     turns_true(&mut stop).await;
     flag.raise();
-}
-
-/// Supervises every shard until each has ended for good.
-async fn shards(parts: &Parts, places: &Places, stop: Flag, door: &Door<NewEpoch>) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let (ended, mut endings) = mpsc::unbounded_channel();
-    let finish = Flag::default();
-    let mut supervised = BTreeSet::new();
-    let mut running = 0usize;
-    loop {
-        let mut rows = retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards()).await?;
-        if rows.iter().any(|row| !supervised.contains(&row.shard) && may_open(parts, row, &rows) && lacks_a_parent(row, &rows)) {
-            rows = retrying(parts.clock.clone(), "looking for a parent", || rows_of_all_listed(parts)).await?;
-        }
-        for (index, row) in rows.iter().enumerate() {
-            if may_open(parts, row, &rows) && supervised.insert(row.shard.clone()) {
-                running += 1;
-                let shard = row.shard.clone();
-                let (parts, places, door) = (parts.clone(), places.clone(), door.clone());
-                let supervisor = Arc::new(Supervisor { parts, places, index, shard: shard.clone(), door });
-                let (ended, stop, finish) = (ended.clone(), stop.clone(), finish.clone());
-                actix::spawn(async move {
-                    let end = supervisor.supervise(stop, finish).await;
-                    // The receiver lives as long as this function; when it is gone nobody waits for the answer.
-                    drop(ended.send((shard, end)));
-                });
-            }
-        }
-        if running == 0 {
-            return Ok(outcome);
-        }
-        tokio::select! {
-            // First: a shard that has just ended may have children that are not on the board yet.
-            biased;
-            Some((shard, end)) = endings.recv() => {
-                running -= 1;
-                if let Err(fault) = end {
-                    outcome.lost.push((shard, fault));
-                }
-            }
-            () = tokio::time::sleep(LOOK) => {
-                if parts.config.shard.drain && parts.board.all_quiet() {
-                    finish.raise();
-                }
-            }
-        }
-    }
 }
 
 impl Parts {
@@ -201,6 +174,7 @@ impl Parts {
             config: self.config.gold.clone(),
             place: places.get(0),
             drain: self.config.shard.drain,
+            others: self.fleet.as_ref().map(Fleet::beat),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::model::fault::Result;
 use crate::model::letter::{Letter, Rejection};
 use crate::model::position::{Position, Sequence, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
-use crate::model::row::{Fence, ShardRow, WindowRow};
+use crate::model::row::{Fence, Lease, ShardRow, WindowRow};
 use crate::model::window::{Window, Windowing};
 
 mod whole;
@@ -93,6 +93,21 @@ pub trait Rows: Send + Sync {
     async fn window(&self, table: &str, start_us: i64) -> Result<Option<WindowRow>>;
     /// Writes the row only if the stored `version` is this one; 0 means that there is none.
     async fn update_window(&self, expected_version: u64, row: &WindowRow) -> Result<Cas>;
+}
+
+/// What workers that share the shards of a stream need beyond [`Rows`]. Its calls travel on a connection of their own: a life
+/// sign that queues behind data says that its sender is dead.
+#[async_trait]
+pub trait Leases: Send + Sync {
+    /// A life sign: sets the heartbeat of a shard's row if its lease is still this one, and changes nothing else of it. The row as
+    /// it is then; none if somebody else has the lease.
+    async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Option<ShardRow>>;
+    /// Notes in a shard's row who wants it, if its lease is still this one.
+    async fn want(&self, shard: &ShardId, lease_epoch: u64, wanted_by: &str) -> Result<Cas>;
+    /// A lease by its name.
+    async fn lease(&self, name: &str) -> Result<Option<Lease>>;
+    /// Writes the lease only if what is stored is this; none = nothing is.
+    async fn update_lease(&self, expected: Option<&Lease>, lease: &Lease) -> Result<Cas>;
 }
 
 /// Immutable objects.

@@ -309,6 +309,7 @@ impl Sim {
             engine: Arc::new(Faulty::new(process.clone(), (tools.engine)())),
             clock: process.clone(),
             board: board.clone(),
+            fleet: None,
             config: Arc::new(self.config.clone()),
         };
         let (stop, stopping) = watch::channel(false);

@@ -104,6 +104,11 @@ impl GoldMachine {
         self.lanes.0.get(shard).and_then(|lane| lane.epochs.keys().next_back()).copied().unwrap_or(0)
     }
 
+    /// The row of each shard as it is known here, with all its epochs.
+    pub fn known_rows(&self) -> BTreeMap<ShardId, ShardRow> {
+        self.lanes.0.iter().map(|(shard, lane)| (shard.clone(), lane.row.clone())).collect()
+    }
+
     /// Is any of these rows newer than what is known here?
     pub fn is_outdated(&self, shards: &[ShardRow], windows: &[WindowRow]) -> bool {
         let newer = |row: &WindowRow| {

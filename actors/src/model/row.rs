@@ -31,8 +31,12 @@ pub struct ShardRow {
     pub stream: String,
     /// Shard.
     pub shard: ShardId,
-    /// Who may commit; a text for people (`host:pid`).
+    /// Who may commit; empty when it was let go. A text for people (`host:pid`) in a store that one worker uses; where several
+    /// share one, no two processes ever have the same.
     pub owner: String,
+    /// Another worker asks the owner to let go, after its next commit. A hint: any update may lose it, and then it asks again.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub wanted_by: String,
     /// Raised by every change of owner and every new generation.
     pub lease_epoch: u64,
     /// Life sign of the owner. A random number at every change of owner: no two tries of one write the same row.
@@ -66,6 +70,7 @@ impl ShardRow {
             stream: stream.into(),
             shard,
             owner: String::new(),
+            wanted_by: String::new(),
             lease_epoch: 0,
             heartbeat: 0,
             state,
@@ -95,6 +100,19 @@ impl ShardRow {
     pub fn fence(&self) -> Fence {
         Fence { lease_epoch: self.lease_epoch, epoch: self.epoch }
     }
+}
+
+/// A lease on something that is no shard, such as Gold.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Lease {
+    /// What is leased.
+    pub name: String,
+    /// Who has it; empty when it was let go.
+    pub owner: String,
+    /// Raised by every change of owner.
+    pub epoch: u64,
+    /// Life sign of the owner.
+    pub heartbeat: u64,
 }
 
 /// Status of a window, in the order it passes through.

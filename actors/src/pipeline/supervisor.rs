@@ -3,16 +3,17 @@
 //! Owns: what follows from the end of a generation: done, again after a pause, or given up. Does not own: how long the pause is
 //! (machines/restart), the actors of a generation (wiring).
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::fleet::{Heart, release};
 use super::wiring::wire;
 use super::{Parts, Places};
-use crate::history::take_over;
+use crate::history::{raise_lease, recover};
 use crate::machines::restart::{Restarts, Verdict};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
-use crate::model::row::ShardState;
+use crate::model::row::{ShardRow, ShardState};
 use crate::shells::message::{NewEpoch, Stop};
 use crate::toolkit::board::Life;
 use crate::toolkit::flag::Flag;
@@ -26,16 +27,39 @@ pub(super) struct Supervisor {
     pub(super) index: usize,
     pub(super) shard: ShardId,
     pub(super) door: Door<NewEpoch>,
+    /// Raised when another worker shall have it.
+    pub(super) leave: Flag,
+}
+
+/// How a shard ended here, if nothing was wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum End {
+    /// Read to its end, or told to stop.
+    Finished,
+    /// Let go for another worker.
+    LetGo,
+    /// Another worker has taken it, or may have.
+    Lost,
+}
+
+/// What is held of a shard between two generations.
+#[derive(Default)]
+struct Held {
+    /// The lease that we have; before the first, the one that may be taken.
+    lease_epoch: Option<u64>,
+    heart: Option<Heart>,
 }
 
 impl Supervisor {
-    /// Ok when the shard has ended as it should; Err when it was given up.
-    pub(super) async fn supervise(self: Arc<Self>, stop: Flag, finish: Flag) -> Result<()> {
+    /// Ok when the shard has ended as it should; Err when it was given up. With `only`, it is taken from whoever has that lease
+    /// and from nobody else, now and after each fault.
+    pub(super) async fn supervise(self: Arc<Self>, stop: Flag, finish: Flag, only: Option<u64>) -> Result<End> {
         let mut restarts = Restarts::new(self.parts.config.restart);
         let mut committed = 0;
+        let held = Arc::new(Mutex::new(Held { lease_epoch: only, heart: None }));
         for number in 1.. {
             // In a task of its own: a panic while the shard is taken over must not end its supervisor.
-            let ended = actix::spawn(self.clone().generation(number, stop.clone(), finish.clone())).await;
+            let ended = actix::spawn(self.clone().generation(number, stop.clone(), finish.clone(), held.clone())).await;
             let ended = ended.unwrap_or_else(|error| {
                 let text = panic_of(error).unwrap_or_else(|| "aborted".to_owned());
                 Ok(("takeover", Exit::Panicked(text)))
@@ -45,11 +69,18 @@ impl Supervisor {
                 committed = epoch;
                 restarts.progressed();
             }
+            let fenced = match &ended {
+                Ok((_, Exit::Fenced(fault))) => Some(fault),
+                Err(fault) if fault.kind() == Kind::Fenced => Some(fault),
+                Ok(_) | Err(_) => None,
+            };
+            if let Some(fault) = fenced.filter(|_| self.parts.fleet.is_some()) {
+                // Whose it is now is for the next look to say: to take it back at once would be to fight for it.
+                tracing::warn!(shard = %self.shard, generation = number, %fault, "shard lost");
+                return Ok(End::Lost);
+            }
             let fault = match ended {
-                Ok((_, Exit::Finished)) => {
-                    self.parts.board.settle(&self.shard, Life::Finished);
-                    return Ok(());
-                }
+                Ok((_, Exit::Finished)) => return Ok(self.finished(&held).await),
                 Ok((actor, Exit::Fenced(fault) | Exit::Failed(fault))) => {
                     let kind = fault.kind();
                     tracing::error!(shard = %self.shard, actor, generation = number, ?kind, %fault, "generation ended");
@@ -70,11 +101,25 @@ impl Supervisor {
             let pause = self.give_up(fault, &mut restarts)?;
             tokio::select! {
                 biased;
-                () = stop.wait() => return Ok(()),
+                () = stop.wait() => return Ok(self.finished(&held).await),
                 () = tokio::time::sleep(pause) => {}
             }
         }
-        Ok(())
+        Ok(End::Finished)
+    }
+
+    async fn finished(&self, held: &Mutex<Held>) -> End {
+        let Held { lease_epoch, heart } = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
+        if let (Some(lease_epoch), Some(_)) = (lease_epoch, &heart) {
+            release(&self.parts, &self.shard, lease_epoch).await;
+        }
+        // Until then: a shard must not look abandoned while it is being let go.
+        drop(heart);
+        if self.leave.is_raised() {
+            return End::LetGo;
+        }
+        self.parts.board.settle(&self.shard, Life::Finished);
+        End::Finished
     }
 
     /// What a fault obliges: some are final, the others are waited out within the restart policy.
@@ -107,7 +152,13 @@ impl Supervisor {
     }
 
     /// Takes the shard over and runs one generation to its end.
-    async fn generation(self: Arc<Self>, number: u64, stop: Flag, finish: Flag) -> Result<(&'static str, Exit)> {
+    async fn generation(
+        self: Arc<Self>,
+        number: u64,
+        stop: Flag,
+        finish: Flag,
+        held: Arc<Mutex<Held>>,
+    ) -> Result<(&'static str, Exit)> {
         let parts = &self.parts;
         parts.board.update(&self.shard, |live| {
             live.life = if number == 1 { Life::Starting } else { Life::Restarting };
@@ -116,7 +167,8 @@ impl Supervisor {
             live.idle = false;
         });
         let (rows, blobs, outputs) = (parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref());
-        let taken = take_over(rows, blobs, outputs, parts.clock.as_ref(), &self.shard, &parts.config.owner).await?;
+        let (lost, row) = self.take(&held).await?;
+        let taken = recover(rows, blobs, outputs, row).await?;
         let (lease, after) = (taken.row.lease_epoch, taken.row.position);
         tracing::info!(shard = %self.shard, generation = number, lease, %after, "shard taken");
         parts.board.update(&self.shard, |live| {
@@ -136,16 +188,42 @@ impl Supervisor {
         }
         let (generation, watch) = Generation::new(number);
         let shard = wire(&self, taken, &generation)?;
+        let ender = generation.ender();
         // The watch waits until nobody holds the generation any more: from here on only its actors do.
         drop(generation);
-        let ended = watch.ended();
-        tokio::pin!(ended);
+        let told = async {
+            tokio::select! {
+                biased;
+                () = stop.wait() => {}
+                () = finish.wait() => {}
+                () = self.leave.wait() => {}
+            }
+            shard.tell(Stop);
+            drop(shard);
+            std::future::pending::<()>().await;
+        };
+        let robbed = async {
+            lost.wait().await;
+            ender.end("lease", Exit::Fenced(Fault::fenced("its lease may be another worker's")));
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             biased;
-            exit = &mut ended => return Ok(exit),
-            () = stop.wait() => shard.tell(Stop),
-            () = finish.wait() => shard.tell(Stop),
+            exit = watch.ended() => Ok(exit),
+            () = told => Err(Fault::bug("a shard was left without an end")),
+            () = robbed => Err(Fault::bug("a shard was left without an end")),
         }
-        Ok(ended.await)
+    }
+
+    /// Takes the lease, and shows from then on that its owner lives. The flag is raised when it may be lost.
+    async fn take(&self, held: &Mutex<Held>) -> Result<(Flag, ShardRow)> {
+        let lock = || held.lock().unwrap_or_else(PoisonError::into_inner);
+        let (only, parts) = (lock().lease_epoch, &self.parts);
+        let row = raise_lease(parts.rows.as_ref(), &self.shard, &parts.config.owner, parts.clock.random(), only).await?;
+        let Some(fleet) = &parts.fleet else { return Ok((Flag::default(), row)) };
+        let heart = Heart::of_shard(fleet, &row);
+        let lost = heart.lost.clone();
+        *lock() = Held { lease_epoch: Some(row.lease_epoch), heart: Some(heart) };
+        Ok((lost, row))
     }
 }

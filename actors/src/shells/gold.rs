@@ -21,13 +21,14 @@ use crate::model::position::ShardId;
 use crate::model::row::{Base, ShardRow, WindowRow};
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Rows};
 use crate::shells::message::NewEpoch;
+use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::{Door, Notices};
 use crate::toolkit::spawn::{Exit, Generation, Place, spawn_watched, turns_true};
 
 mod load;
 mod work;
 
-use load::{Known, Loaded, chains, load, rows};
+use load::{Known, Loaded, chains, load, newer, rows};
 use work::{Cache, collect, emit, publish, read_content, rebase};
 
 /// Mailbox of Gold. Only notices come in: at most two per shard wait for their commit to be told.
@@ -56,12 +57,28 @@ pub struct GoldParts {
     pub config: GoldConfig,
     /// Where it computes.
     pub place: Place,
+    /// How often to look in the rows for what other workers committed; none where there are no others.
+    pub others: Option<Duration>,
     /// At the end, emit windows that are still open too. An ordinary stop leaves them to the next start.
     pub drain: bool,
 }
 
-/// Runs Gold, generation after generation, until `draining` turns true and nothing is left to emit.
-pub async fn supervise(parts: GoldParts, door: Door<NewEpoch>, mut draining: watch::Receiver<bool>) -> Result<()> {
+/// How Gold ended, if nothing was wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GoldEnd {
+    /// Nothing is left to emit.
+    Finished,
+    /// Another worker may be making it.
+    Lost,
+}
+
+/// Runs Gold, generation after generation, until `draining` turns true and nothing is left to emit, or `lost` is raised.
+pub async fn supervise(
+    parts: GoldParts,
+    door: Door<NewEpoch>,
+    mut draining: watch::Receiver<bool>,
+    lost: Flag,
+) -> Result<GoldEnd> {
     let mut restarts = Restarts::new(parts.restart);
     let done = Arc::new(AtomicU64::new(0));
     let mut before = 0;
@@ -74,20 +91,30 @@ pub async fn supervise(parts: GoldParts, door: Door<NewEpoch>, mut draining: wat
             spawn_watched(&place, &of, "gold", MAILBOX, make)
         };
         door.open(actor.clone().recipient());
+        let ender = generation.ender();
         drop((generation, of));
-        let ended = watch.ended();
-        tokio::pin!(ended);
+        let leave = async {
+            lost.wait().await;
+            ender.end("gold", Exit::Fenced(Fault::fenced("the lease of gold may be another worker's")));
+            std::future::pending::<()>().await;
+        };
+        let drain = async {
+            turns_true(&mut draining).await;
+            Notices::new(actor).tell(Drain);
+            std::future::pending::<()>().await;
+        };
         let (_, exit) = tokio::select! {
             biased;
-            exit = &mut ended => exit,
-            () = turns_true(&mut draining) => {
-                Notices::new(actor).tell(Drain);
-                ended.await
-            }
+            exit = watch.ended() => exit,
+            () = leave => return Err(Fault::bug("gold was left without an end")),
+            () = drain => return Err(Fault::bug("gold was drained without an end")),
         };
         door.close();
+        if lost.is_raised() {
+            return Ok(GoldEnd::Lost);
+        }
         let fault = match exit {
-            Exit::Finished => return Ok(()),
+            Exit::Finished => return Ok(GoldEnd::Finished),
             Exit::Fenced(fault) | Exit::Failed(fault) => fault,
             Exit::Panicked(text) => Fault::bug(format!("gold panicked: {text}")),
             Exit::Dismissed => Fault::bug("gold ended without a reason"),
@@ -112,7 +139,7 @@ pub async fn supervise(parts: GoldParts, door: Door<NewEpoch>, mut draining: wat
             Verdict::Restart { after_us } => tokio::time::sleep(Duration::from_micros(after_us.unsigned_abs())).await,
         }
     }
-    Ok(())
+    Ok(GoldEnd::Finished)
 }
 
 /// Supervisor → gold: everything is committed, finish.
@@ -143,6 +170,9 @@ impl Actor for GoldActor {
                 actor.machine.tick(actor.parts.clock.now_us());
                 actor.pump(ctx);
             });
+        }
+        if let Some(pause) = self.parts.others {
+            ctx.run_interval(pause, Self::look_for_others);
         }
         let parts = self.parts.clone();
         let load = async move { load(&parts).await };
@@ -250,6 +280,17 @@ impl GoldActor {
         self.reading = true;
         tracing::debug!("gold reads the rows");
         self.spawn(ctx, async move { Ok(Done::Refreshed(chains(&parts).await?)) });
+    }
+
+    /// Commits of other workers are told by nobody: they stand in the rows.
+    fn look_for_others(&mut self, ctx: &mut Context<Self>) {
+        if self.reading || self.generation.is_ending() {
+            return;
+        }
+        let known = self.machine.known_rows();
+        let parts = self.parts.clone();
+        self.reading = true;
+        self.spawn(ctx, async move { Ok(Done::Refreshed(newer(&parts, known).await?)) });
     }
 
     fn work(&mut self, work: GoldWork, ctx: &mut Context<Self>) {

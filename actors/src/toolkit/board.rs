@@ -26,6 +26,8 @@ pub enum Life {
     Quarantined,
     /// The breaker has tripped.
     Tripped,
+    /// Another worker has it, or nobody yet.
+    Elsewhere,
     /// Read to its end, or told to stop.
     Finished,
 }
@@ -35,7 +37,7 @@ impl Life {
     pub fn is_lost(self) -> bool {
         match self {
             Self::Quarantined | Self::Tripped => true,
-            Self::Starting | Self::Running | Self::Blocked | Self::Restarting | Self::Finished => false,
+            Self::Starting | Self::Running | Self::Blocked | Self::Restarting | Self::Elsewhere | Self::Finished => false,
         }
     }
 
@@ -48,6 +50,7 @@ impl Life {
             Self::Restarting => "restarting",
             Self::Quarantined => "quarantined",
             Self::Tripped => "tripped",
+            Self::Elsewhere => "elsewhere",
             Self::Finished => "finished",
         }
     }
@@ -140,7 +143,7 @@ impl Board {
         let all = self.all();
         let lost = all.iter().any(|(_, live)| live.life.is_lost());
         all.iter().all(|(shard, live)| match live.life {
-            Life::Finished | Life::Quarantined | Life::Tripped => true,
+            Life::Finished | Life::Quarantined | Life::Tripped | Life::Elsewhere => true,
             // Its parents end, or one of them is given up and it never opens.
             Life::Blocked => lost,
             Life::Starting | Life::Running | Life::Restarting => {

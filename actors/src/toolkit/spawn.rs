@@ -47,11 +47,17 @@ impl Exit {
 #[derive(Clone, Debug)]
 pub struct Generation {
     number: u64,
-    first: Arc<Mutex<Option<(&'static str, Exit)>>>,
-    kill: Flag,
+    ender: Ender,
     // Every watched actor holds a clone; `recv` ends when the last is gone.
     #[expect(dead_code, reason = "held for its Drop")]
     alive: mpsc::Sender<()>,
+}
+
+/// Ends a generation from outside: whoever holds it is none of its actors, and nobody waits for it to go.
+#[derive(Clone, Debug, Default)]
+pub struct Ender {
+    first: Arc<Mutex<Option<(&'static str, Exit)>>>,
+    kill: Flag,
 }
 
 /// The supervisor's end of a generation.
@@ -65,7 +71,7 @@ impl Generation {
     /// A new generation and the end that watches it.
     pub fn new(number: u64) -> (Self, Watch) {
         let (alive, gone) = mpsc::channel(1);
-        let generation = Self { number, first: Arc::default(), kill: Flag::default(), alive };
+        let generation = Self { number, ender: Ender::default(), alive };
         (generation.clone(), Watch { generation, gone })
     }
 
@@ -77,6 +83,23 @@ impl Generation {
     /// Ends the generation for this reason, unless it is ending already: the first fault wins, its consequences are silent.
     /// That a neighbour is gone is always a consequence, even where it is noticed before the neighbour's own end is.
     pub fn end(&self, actor: &'static str, exit: Exit) {
+        self.ender.end(actor, exit);
+    }
+
+    /// Has it been told to end? Data handlers ask this first.
+    pub fn is_ending(&self) -> bool {
+        self.ender.kill.is_raised()
+    }
+
+    /// For those who may end it without being part of it.
+    pub fn ender(&self) -> Ender {
+        self.ender.clone()
+    }
+}
+
+impl Ender {
+    /// As [`Generation::end`].
+    pub fn end(&self, actor: &'static str, exit: Exit) {
         let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
         if matches!(*first, None | Some((_, Exit::Dismissed))) {
             *first = Some((actor, exit));
@@ -84,22 +107,17 @@ impl Generation {
         drop(first);
         self.kill.raise();
     }
-
-    /// Has it been told to end? Data handlers ask this first.
-    pub fn is_ending(&self) -> bool {
-        self.kill.is_raised()
-    }
 }
 
 impl Watch {
     /// Waits for the first exit, kills the rest, waits until none of its actors runs any more, and tells the first exit.
     pub async fn ended(self) -> (&'static str, Exit) {
         let Watch { generation, mut gone } = self;
-        generation.kill.wait().await;
-        let first = generation.first.clone();
+        let ender = generation.ender();
+        ender.kill.wait().await;
         drop(generation);
         while gone.recv().await.is_some() {}
-        let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let first = ender.first.lock().unwrap_or_else(PoisonError::into_inner).take();
         first.unwrap_or(("pipeline", Exit::Dismissed))
     }
 }
@@ -156,7 +174,7 @@ async fn watched<A>(receiver: AddressReceiver<A>, make: impl FnOnce() -> A + 'st
 where
     A: Actor<Context = Context<A>>,
 {
-    let kill = generation.kill.clone();
+    let kill = generation.ender.kill.clone();
     let mut run = actix::spawn(async move { Context::with_receiver(receiver).into_future(make()).await });
     let ended = tokio::select! {
         biased;

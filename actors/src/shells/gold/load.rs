@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::GoldParts;
 use crate::history;
 use crate::model::fault::{Fault, Kind, Result};
+use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, WindowRow};
 
 /// What was committed, as read from the stores.
@@ -28,12 +29,32 @@ pub(super) async fn load(parts: &GoldParts) -> Result<Loaded> {
 pub(super) async fn chains(parts: &GoldParts) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
     let mut shards = Vec::new();
     for row in parts.rows.shards().await? {
-        match history::chain(parts.blobs.as_ref(), &row, 0).await {
-            Ok(chain) => shards.push((row, chain)),
-            Err(fault) => return Err(history::damage_or_fence(parts.rows.as_ref(), &row, fault).await),
+        shards.push(with_chain(parts, row, 0).await?);
+    }
+    Ok(shards)
+}
+
+/// The same of shards that have committed more than is known, and only what is not known.
+pub(super) async fn newer(
+    parts: &GoldParts,
+    known: BTreeMap<ShardId, ShardRow>,
+) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
+    let mut shards = Vec::new();
+    for row in parts.rows.shards().await? {
+        match known.get(&row.shard) {
+            Some(known) if known.epoch == row.epoch && known.state == row.state => {}
+            Some(known) => shards.push(with_chain(parts, row, known.epoch).await?),
+            None => shards.push(with_chain(parts, row, 0).await?),
         }
     }
     Ok(shards)
+}
+
+async fn with_chain(parts: &GoldParts, row: ShardRow, above: u64) -> Result<(ShardRow, Vec<history::Link>)> {
+    match history::chain(parts.blobs.as_ref(), &row, above).await {
+        Ok(chain) => Ok((row, chain)),
+        Err(fault) => Err(history::damage_or_fence(parts.rows.as_ref(), &row, fault).await),
+    }
 }
 
 /// All rows that Gold depends on.

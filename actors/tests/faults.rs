@@ -5,7 +5,7 @@ use std::time::Duration;
 use sluicebox_actors::machines::restart::RestartConfig;
 
 use crate::drain::filled;
-use sluicebox_sim::plan::{Act, OPS, Op, Plan};
+use sluicebox_sim::plan::{ALONE, Act, OPS, Op, Plan};
 use sluicebox_sim::sim::{Sim, shard_id};
 
 /// Two shards, about ten epochs, collection on: every operation occurs.
@@ -18,7 +18,7 @@ fn world() -> Sim {
 }
 
 fn all_the_same(act: Act, skip: &[Op]) {
-    for op in OPS {
+    for op in OPS[..ALONE].iter().copied() {
         if skip.contains(&op) {
             continue;
         }
@@ -65,7 +65,7 @@ fn a_panic_anywhere_is_survived() {
 
 #[test]
 fn an_outage_is_waited_out_however_few_restarts_are_allowed() {
-    for op in OPS {
+    for op in OPS[..ALONE].iter().copied() {
         let mut sim = world();
         sim.config.restart =
             RestartConfig { backoff_min_us: 10_000, backoff_max_us: 1_000_000, intensity: 3, period_us: 600_000_000 };

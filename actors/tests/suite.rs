@@ -5,6 +5,7 @@ mod collect;
 mod crash;
 mod drain;
 mod faults;
+mod fleet;
 mod idle;
 mod provisional;
 mod seeds;

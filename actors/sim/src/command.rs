@@ -24,11 +24,13 @@ pub struct Command {
     pub minutes: Option<u64>,
     /// A failure tells so many of its last operations.
     pub tell: u64,
+    /// Several workers share the shards of each world.
+    pub fleet: bool,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40 }
+        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false }
     }
 }
 
@@ -40,7 +42,7 @@ struct Crowd {
 }
 
 impl Command {
-    /// Reads `--seeds N --from S --threads T --minutes M --tell L`.
+    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1`.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut command = Self::default();
         for pair in arguments.chunks(2) {
@@ -52,7 +54,11 @@ impl Command {
                 "--threads" => command.threads = number.clamp(1, 256),
                 "--minutes" => command.minutes = Some(number),
                 "--tell" => command.tell = number,
-                other => return Err(format!("unknown `{other}`; there are --seeds, --from, --threads, --minutes, --tell")),
+                "--fleet" => command.fleet = number != 0,
+                other => {
+                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet";
+                    return Err(format!("unknown `{other}`; there are {known}"));
+                }
             }
         }
         Ok(command)
@@ -88,7 +94,14 @@ impl Command {
         let met = lock(&crowd.met).clone();
         tell(out, &format!("{met}{}\n", progress(&crowd, started.elapsed())));
         for failure in &failed {
-            tell(out, &format!("{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1\n", failure.seed));
+            tell(
+                out,
+                &format!(
+                    "{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1{}\n",
+                    failure.seed,
+                    if self.fleet { " --fleet 1" } else { "" }
+                ),
+            );
         }
         failed.is_empty()
     }
@@ -102,7 +115,8 @@ impl Command {
             }
             let mut met = Coverage::default();
             for seed in first..end.min(first + AT_ONCE) {
-                match arena.survive(seed) {
+                let survived = if self.fleet { arena.survive_fleet(seed) } else { arena.survive(seed) };
+                match survived {
                     Ok(survived) => met.add(&survived.coverage),
                     Err(failure) => {
                         let mut failed = lock(&crowd.failed);

@@ -46,10 +46,15 @@ pub enum Op {
     EngineCut,
     EngineMerge,
     EngineFinish,
+    /// A life sign for a shard.
+    LeaseBeat,
+    LeaseWant,
+    LeaseGet,
+    LeaseUpdate,
 }
 
 /// All of them.
-pub const OPS: [Op; 34] = [
+pub const OPS: [Op; 38] = [
     Op::StreamShards,
     Op::StreamRead,
     Op::RowsShards,
@@ -84,7 +89,14 @@ pub const OPS: [Op; 34] = [
     Op::EngineCut,
     Op::EngineMerge,
     Op::EngineFinish,
+    Op::LeaseBeat,
+    Op::LeaseWant,
+    Op::LeaseGet,
+    Op::LeaseUpdate,
 ];
+
+/// Of a process that shares nothing.
+pub const ALONE: usize = 34;
 
 /// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
 const DECISIVE: [Op; 8] =
@@ -194,7 +206,7 @@ impl Swarm {
         let (stall, panic) = (rate(100), rate(80));
         // Most processes die, and somewhere else each time.
         let crash = if rng.below(4) == 0 { 0 } else { 1 + rng.below(30_000 / size.max(1)) };
-        let focus = Some(if rng.below(2) == 0 { one_of(&OPS, rng) } else { one_of(&DECISIVE, rng) });
+        let focus = Some(if rng.below(2) == 0 { one_of(&OPS[..ALONE], rng) } else { one_of(&DECISIVE, rng) });
         let (crash_from, until) = (rng.below(size / 2 + 1), size / 4 + rng.below(size));
         Self { before, after, twice, stall, panic, crash, freeze: 0, longest_ms: 20_000, crash_from, focus, until }
     }
@@ -336,7 +348,7 @@ impl Planner {
             Act::Freeze(Duration::from_millis(1 + self.rng.below(2 * swarm.longest_ms)))
         } else if self.rng.chance(often * swarm.panic) {
             // A panic where `run` itself asks is the end of the process.
-            let of_run = matches!(op, Op::StreamShards | Op::RowsShards | Op::RowCreate);
+            let of_run = matches!(op, Op::StreamShards | Op::RowsShards | Op::RowCreate | Op::LeaseWant);
             if of_run { Act::CrashBefore } else { Act::Panic }
         } else if index >= swarm.crash_from && self.rng.chance(often * swarm.crash) {
             [Act::CrashBefore, Act::CrashAfter, Act::CrashLate][self.rng.below(3) as usize]

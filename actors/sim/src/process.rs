@@ -16,8 +16,10 @@ use bytes::Bytes;
 use sluicebox_actors::model::epoch::LedgerLine;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, ShardId};
-use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
-use sluicebox_actors::ports::{Batches, Blobs, Cas, Clock, GoldFiles, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit};
+use sluicebox_actors::model::row::{Fence, Lease, ShardRow, WindowRow};
+use sluicebox_actors::ports::{
+    Batches, Blobs, Cas, Clock, GoldFiles, Leases, LedgerFiles, Read, Rows, ShardInfo, Stream, WindowPermit,
+};
 use sluicebox_actors::toolkit::credit::{Budget, CHARGE_MIN};
 use tokio::sync::Notify;
 
@@ -314,6 +316,50 @@ impl Rows for Process {
         self.op(Op::WindowUpdate, what, move |store| {
             let watermark = store.watermark();
             Ok(store.update_window(expected_version, &new, watermark))
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Leases for Process {
+    async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Option<ShardRow>> {
+        let key = shard.clone();
+        self.op(Op::LeaseBeat, format!("{shard} {lease_epoch}"), move |store| {
+            let row = store.rows.get_mut(&key).filter(|row| row.lease_epoch == lease_epoch);
+            Ok(row.map(|row| {
+                row.heartbeat = heartbeat;
+                row.clone()
+            }))
+        })
+        .await
+    }
+
+    async fn want(&self, shard: &ShardId, lease_epoch: u64, wanted_by: &str) -> Result<Cas> {
+        let (key, name) = (shard.clone(), wanted_by.to_owned());
+        self.op(Op::LeaseWant, format!("{shard} by {wanted_by}"), move |store| {
+            let row = store.rows.get_mut(&key).filter(|row| row.lease_epoch == lease_epoch);
+            Ok(row.map_or(Cas::Lost, |row| {
+                row.wanted_by.clone_from(&name);
+                Cas::Won
+            }))
+        })
+        .await
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Lease>> {
+        let key = name.to_owned();
+        self.op(Op::LeaseGet, name, move |store| Ok(store.leases.get(&key).cloned())).await
+    }
+
+    async fn update_lease(&self, expected: Option<&Lease>, lease: &Lease) -> Result<Cas> {
+        let (expected, new) = (expected.cloned(), lease.clone());
+        self.op(Op::LeaseUpdate, format!("{} {}", lease.name, lease.epoch), move |store| {
+            if store.leases.get(&new.name) != expected.as_ref() {
+                return Ok(Cas::Lost);
+            }
+            store.leases.insert(new.name.clone(), new.clone());
+            Ok(Cas::Won)
         })
         .await
     }

@@ -15,7 +15,7 @@ use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
 use sluicebox_actors::model::fault::Fault;
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::position::{Position, ShardId};
-use sluicebox_actors::pipeline::{self, Outcome, Parts, PipelineConfig, Places};
+use sluicebox_actors::pipeline::{self, Fleet, Outcome, Parts, PipelineConfig, Places};
 use sluicebox_actors::ports::{Engine, GoldFiles, Outputs, ShardInfo};
 use sluicebox_actors::shells::gold::GoldConfig;
 use sluicebox_actors::shells::shard::FetchLimits;
@@ -67,6 +67,8 @@ pub struct Sim {
     pub seed: u64,
     pub tools: Tools,
     pub keep: Keep,
+    /// Processes share the shards, and one that is silent for so long counts as gone.
+    pub failover: Option<Duration>,
 }
 
 /// How a process ended.
@@ -158,7 +160,8 @@ impl Sim {
     /// The same with other tools.
     pub fn with(tools: Tools, seed: u64, shards: usize) -> Self {
         let store = Store::new(tools.dialect, T0 + 12 * 60 * MINUTE);
-        let sim = Self { store: Arc::new(Mutex::new(store)), config: config(), seed, tools, keep: Keep::Everything };
+        let sim =
+            Self { store: Arc::new(Mutex::new(store)), config: config(), seed, tools, keep: Keep::Everything, failover: None };
         (0..shards).for_each(|index| sim.add_shard(index, &[]));
         sim
     }
@@ -282,6 +285,36 @@ impl Sim {
         ran
     }
 
+    /// Several processes over one world: each starts after its time.
+    pub fn run_many(&self, workers: Vec<(Duration, Plan, Script)>) -> Vec<Ran> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        let runtime = runtime.expect("a runtime without I/O can be built");
+        let local = tokio::task::LocalSet::new();
+        let all = async {
+            let mut running = Vec::new();
+            for (after, plan, script) in workers {
+                let (sim, plan) = (self.clone(), self.seeded(plan));
+                running.push(tokio::task::spawn_local(async move {
+                    tokio::time::sleep(after).await;
+                    sim.process(plan, script).await
+                }));
+            }
+            let mut ran = Vec::new();
+            for worker in running {
+                ran.push(worker.await.expect("a process does not panic"));
+            }
+            ran
+        };
+        let ran = local.block_on(&runtime, all);
+        drop((local, runtime));
+        ran
+    }
+
+    /// In a fleet no two processes ever have the same name.
+    fn owner(&self, number: u64) -> String {
+        if self.failover.is_some() { format!("simulated:{number}") } else { self.config.owner.clone() }
+    }
+
     fn seeded(&self, plan: Plan) -> Plan {
         Plan { seed: plan.seed ^ self.seed.rotate_left(32), ..plan }
     }
@@ -309,8 +342,8 @@ impl Sim {
             engine: Arc::new(Faulty::new(process.clone(), (tools.engine)())),
             clock: process.clone(),
             board: board.clone(),
-            fleet: None,
-            config: Arc::new(self.config.clone()),
+            fleet: self.failover.map(|failover| Fleet { leases: process.clone(), failover, thread: None }),
+            config: Arc::new(PipelineConfig { owner: self.owner(process.number), ..self.config.clone() }),
         };
         let (stop, stopping) = watch::channel(false);
         let started = tokio::time::Instant::now();

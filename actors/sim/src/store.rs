@@ -9,7 +9,7 @@ use bytes::Bytes;
 use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
-use sluicebox_actors::model::row::{Fence, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
+use sluicebox_actors::model::row::{Fence, Lease, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
 use sluicebox_actors::ports::{Cas, Read};
 
 use crate::truth::{DISORDER, Dialect, Judged, ShardLog, TABLES, WindowJudged, judge};
@@ -49,6 +49,7 @@ pub struct Store {
     pub now_us: i64,
     pub streams: BTreeMap<ShardId, ShardLog>,
     pub rows: BTreeMap<ShardId, ShardRow>,
+    pub leases: BTreeMap<String, Lease>,
     pub windows: BTreeMap<(String, i64), WindowRow>,
     pub blobs: BTreeMap<String, Bytes>,
     pub staged: BTreeMap<String, File>,
@@ -174,6 +175,14 @@ impl Store {
             let least = parents.iter().map(|parent| parent.bound).min();
             self.rule(drained, || format!("{shard}: opens before its parents are drained"));
             self.rule(Some(row.bound) == least, || format!("{shard}: opens with {:?} after {least:?}", row.bound));
+        }
+        // A life sign, or somebody's wish, may have come since the owner read the row: they may be lost.
+        let hints = (row.heartbeat, row.wanted_by.clone());
+        let let_go = ShardRow { owner: String::new(), heartbeat: hints.0, wanted_by: hints.1, ..old.clone() };
+        if *row == let_go {
+            self.mark(if old.wanted_by.is_empty() { "a shard is let go" } else { "a shard is let go for another worker" });
+            self.rows.insert(shard.clone(), row.clone());
+            return Ok(Cas::Won);
         }
         if row.epoch == old.epoch {
             self.rule(row.lease_epoch > old.lease_epoch, || format!("{shard}: an update that changes neither lease nor epoch"));

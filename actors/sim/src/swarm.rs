@@ -77,14 +77,8 @@ pub fn survive(seed: u64) -> Result<Coverage, Box<Failure>> {
 impl Arena {
     /// The world of a seed, in chaos and then in peace.
     pub fn survive(&self, seed: u64) -> Result<Survived, Box<Failure>> {
-        let mut rng = Rng(seed);
-        let size = Size::draw(&mut rng);
-        let mut sim = world(self.tools.clone(), seed, size, &mut rng);
-        sim.keep = self.keep;
-        let serves = rng.below(4) == 0;
-        let drawn = vec![format!("{size:?}, serves {serves}, {}", settings(&sim))];
-        let mut life = Life { sim, rng, size, serves, drawn, survived: Survived::default(), last: Vec::new() };
-        for _ in 0..1 + life.rng.below(size.processes()) {
+        let mut life = Life::draw(self, seed, &mut Rng(seed));
+        for _ in 0..1 + life.rng.below(life.size.processes()) {
             if life.rng.below(3) == 0 {
                 life.two_workers()?
             } else {
@@ -180,19 +174,29 @@ fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
     }
 }
 
-struct Life {
-    sim: Sim,
+/// A world on its way from chaos to peace.
+pub(crate) struct Life {
+    pub(crate) sim: Sim,
     rng: Rng,
     size: Size,
     serves: bool,
-    drawn: Vec<String>,
-    survived: Survived,
+    pub(crate) drawn: Vec<String>,
+    pub(crate) survived: Survived,
     last: Vec<String>,
 }
 
 impl Life {
+    pub(crate) fn draw(arena: &Arena, seed: u64, rng: &mut Rng) -> Self {
+        let size = Size::draw(rng);
+        let mut sim = world(arena.tools.clone(), seed, size, rng);
+        sim.keep = arena.keep;
+        let serves = rng.below(4) == 0;
+        let drawn = vec![format!("{size:?}, serves {serves}, {}", settings(&sim))];
+        Life { sim, rng: rng.clone(), size, serves, drawn, survived: Survived::default(), last: Vec::new() }
+    }
+
     /// A plan of random faults.
-    fn chaos(&mut self, freezes: bool) -> Plan {
+    pub(crate) fn chaos(&mut self, freezes: bool) -> Plan {
         let rng = &mut self.rng;
         let mut swarm = Swarm::draw(rng, self.size.operations());
         if freezes {
@@ -209,7 +213,7 @@ impl Life {
     }
 
     /// What happens beside a process: it is stopped at some time, shards split while it runs, or nothing.
-    fn beside(&mut self, must_stop: bool) -> Script {
+    pub(crate) fn beside(&mut self, must_stop: bool) -> Script {
         self.sim.config.shard.drain = !self.serves;
         let stop = (self.serves || must_stop).then(|| Duration::from_millis(100 + self.rng.below(self.size.longest_ms())));
         let split = (self.rng.below(4) == 0).then(|| Duration::from_millis(self.rng.below(3_000)));
@@ -253,7 +257,7 @@ impl Life {
     }
 
     /// A process of the chaos may die, and it may be stopped; whatever else it does it does well.
-    fn took_part(&mut self, who: &str, ran: Ran) -> Result<(), Box<Failure>> {
+    pub(crate) fn took_part(&mut self, who: &str, ran: Ran) -> Result<(), Box<Failure>> {
         let good = match &ran.end {
             End::Crashed => true,
             End::Ended(outcome) => outcome.is_good(),
@@ -288,7 +292,7 @@ impl Life {
     }
 
     /// More records for whoever still takes some: the next process has work, too.
-    fn more(&mut self) {
+    pub(crate) fn more(&mut self) {
         let most = self.size.of(4, 8, 12);
         for shard in self.sim.open_shards() {
             let records = self.rng.below(most);
@@ -307,7 +311,7 @@ impl Life {
     }
 
     /// Nothing goes wrong any more: everything must come right.
-    fn peace(&mut self) -> Result<(), Box<Failure>> {
+    pub(crate) fn peace(&mut self) -> Result<(), Box<Failure>> {
         // Whatever is still to arrive has arrived by then.
         self.sim.store().now_us += 10 * 60 * SECOND;
         self.sim.config.shard.drain = true;

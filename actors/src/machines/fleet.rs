@@ -43,6 +43,8 @@ struct Sign {
 struct Seen {
     sign: Sign,
     looks: u32,
+    /// It has changed since it was first seen.
+    changed: bool,
 }
 
 /// One worker's view of the fleet.
@@ -65,9 +67,9 @@ impl FleetMachine {
             let sign = Sign { lease_epoch: row.lease_epoch, epoch: row.epoch, heartbeat: row.heartbeat };
             match self.seen.get_mut(&row.shard) {
                 Some(seen) if seen.sign == sign => seen.looks = seen.looks.saturating_add(1),
-                Some(seen) => *seen = Seen { sign, looks: 1 },
+                Some(seen) => *seen = Seen { sign, looks: 1, changed: true },
                 None => {
-                    self.seen.insert(row.shard.clone(), Seen { sign, looks: 1 });
+                    self.seen.insert(row.shard.clone(), Seen { sign, looks: 1, changed: false });
                 }
             }
         }
@@ -83,6 +85,11 @@ impl FleetMachine {
     /// Does another worker live on it?
     pub fn is_held_by_another(&self, row: &ShardRow) -> bool {
         !row.owner.is_empty() && row.owner != self.me && !self.is_silent(row)
+    }
+
+    /// Is it in good hands? Another worker has shown a sign of life for it since we first looked.
+    pub fn is_cared_for(&self, row: &ShardRow) -> bool {
+        self.is_held_by_another(row) && self.seen.get(&row.shard).is_some_and(|seen| seen.changed)
     }
 
     /// What to do about these rows, of which `openable` could be run by somebody, while we run some: `mine` says of each whether it
@@ -235,7 +242,8 @@ mod tests {
                 machine.look(&self.rows);
                 self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 for act in machine.decide(&self.rows, mine, |_| true, self.random >> 33) {
-                    let (FleetAct::Take(shard, _) | FleetAct::Want(shard, _) | FleetAct::Leave(shard) | FleetAct::Keep(shard, _)) = &act;
+                    let (FleetAct::Take(shard, _) | FleetAct::Want(shard, _) | FleetAct::Leave(shard) | FleetAct::Keep(shard, _)) =
+                        &act;
                     let row = self.rows.iter_mut().find(|row| row.shard == *shard).unwrap();
                     match act {
                         FleetAct::Take(shard, lease) => {
@@ -257,7 +265,12 @@ mod tests {
 
         fn settle(&mut self) {
             let rounds = (0..200).take_while(|_| self.round() > 0 || !self.is_even()).count();
-            assert!(rounds < 200, "never settled: {:?} {:?}", self.loads(), self.rows.iter().map(|row| (row.owner.clone(), row.wanted_by.clone())).collect::<Vec<_>>());
+            assert!(
+                rounds < 200,
+                "never settled: {:?} {:?}",
+                self.loads(),
+                self.rows.iter().map(|row| (row.owner.clone(), row.wanted_by.clone())).collect::<Vec<_>>()
+            );
             // Some more: what is even stays as it is.
             let moved: usize = (0..10).map(|_| self.round()).sum();
             assert_eq!(moved, 0, "shards go to and fro");

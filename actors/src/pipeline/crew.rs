@@ -38,6 +38,8 @@ pub(super) struct Crew {
     /// Read to their end by everybody.
     finish: Flag,
     fleet: Option<FleetMachine>,
+    /// Some shards may still fall to us: nobody is known to care for them.
+    orphans: bool,
     outcome: Outcome,
 }
 
@@ -45,42 +47,49 @@ impl Crew {
     pub(super) fn new(parts: Parts, places: Places, door: Door<NewEpoch>) -> Self {
         let (ended, endings) = mpsc::unbounded_channel();
         let fleet = parts.fleet.as_ref().map(|_| FleetMachine::new(&parts.config.owner));
-        let (running, done, finish, outcome) = Default::default();
-        Self { parts, places, door, ended, endings, running, done, finish, fleet, outcome }
+        let (running, done, finish, orphans, outcome) = Default::default();
+        Self { parts, places, door, ended, endings, running, done, finish, fleet, orphans, outcome }
     }
 
     /// Supervises shards until each has ended for good, or until told to stop.
     pub(super) async fn run(mut self, stop: Flag) -> Result<Outcome> {
-        // Looks at life signs are so far apart, and nothing that happens in between brings the next one forward.
-        let pause = self.parts.fleet.as_ref().map(super::Fleet::beat);
+        // Looks at life signs are so far apart, and nothing that happens in between brings the next one forward. A worker that
+        // shares nothing looks at its own rows as often as it likes.
+        let pause = self.parts.fleet.as_ref().map_or(LOOK, super::Fleet::beat);
         let mut next_look = Box::pin(tokio::time::sleep(Duration::ZERO));
         loop {
             let rows = self.rows().await?;
-            let quiet = match (&mut self.fleet, pause) {
-                (Some(fleet), Some(pause)) => {
-                    if next_look.is_elapsed() {
-                        fleet.look(&rows);
-                        next_look = Box::pin(tokio::time::sleep(pause));
-                    }
-                    self.share(&rows, &stop).await
-                }
-                _ => self.open_all(&rows, &stop),
-            };
+            if next_look.is_elapsed() {
+                self.fleet.iter_mut().for_each(|fleet| fleet.look(&rows));
+                next_look = Box::pin(tokio::time::sleep(pause));
+            }
+            let quiet = if self.fleet.is_some() { self.share(&rows, &stop).await } else { self.open_all(&rows, &stop) };
             if quiet && self.running.is_empty() {
                 return Ok(self.outcome);
             }
-            tokio::select! {
-                // First: a shard that has just ended may have children that are not on the board yet.
-                biased;
-                Some((shard, end)) = self.endings.recv() => self.ended(shard, end),
-                () = stop.wait(), if self.running.is_empty() => return Ok(self.outcome),
-                () = &mut next_look, if pause.is_some() => {}
-                () = tokio::time::sleep(LOOK) => {
-                    if self.parts.config.shard.drain && self.parts.board.all_quiet() {
-                        self.finish.raise();
+            // Until the rows may say something new.
+            loop {
+                tokio::select! {
+                    // First: a shard that has just ended may have children that are not on the board yet.
+                    biased;
+                    Some((shard, end)) = self.endings.recv() => {
+                        self.ended(shard, end);
+                        break;
                     }
+                    () = stop.wait(), if self.running.is_empty() => return Ok(self.outcome),
+                    () = &mut next_look => {
+                        self.finish_if_quiet();
+                        break;
+                    }
+                    () = tokio::time::sleep(LOOK) => self.finish_if_quiet(),
                 }
             }
+        }
+    }
+
+    fn finish_if_quiet(&self) {
+        if self.parts.config.shard.drain && !self.orphans && self.parts.board.all_quiet() {
+            self.finish.raise();
         }
     }
 
@@ -117,7 +126,10 @@ impl Crew {
         let open = |row: &ShardRow| !self.done.contains(&row.shard) && may_open(&self.parts, row, rows);
         let mine = self.running.iter().map(|(shard, leave)| (shard.clone(), leave.is_raised())).collect();
         let acts = machine.decide(rows, &mine, open, self.parts.clock.random());
-        let waits = rows.iter().any(|row| open(row) && !machine.is_held_by_another(row) && !row.owner.is_empty());
+        // Whoever is drained and was let go has nothing left to do.
+        let over = |row: &ShardRow| row.state == ShardState::Drained && row.owner.is_empty();
+        let ours = |row: &ShardRow| self.running.contains_key(&row.shard);
+        self.orphans = rows.iter().any(|row| open(row) && !ours(row) && !over(row) && !machine.is_cared_for(row));
         for act in acts.into_iter().filter(|_| !leaving) {
             match act {
                 FleetAct::Take(shard, lease_epoch) => {
@@ -135,7 +147,7 @@ impl Crew {
             }
         }
         // A worker that serves stays for whatever may come; one that drains ends when what is left is other workers'.
-        leaving || self.parts.config.shard.drain && !waits
+        leaving || self.parts.config.shard.drain && !self.orphans
     }
 
     async fn want(&self, fleet: &super::Fleet, shard: &ShardId, lease_epoch: u64, wanted_by: &str) {
@@ -168,7 +180,8 @@ impl Crew {
         let supervisor = Arc::new(Supervisor { parts, places, index, shard: shard.clone(), door, leave });
         let (ended, stop, finish) = (self.ended.clone(), stop.clone(), self.finish.clone());
         actix::spawn(async move {
-            let end = supervisor.supervise(stop, finish, only).await;
+            let end = actix::spawn(supervisor.supervise(stop, finish, only)).await;
+            let end = end.unwrap_or_else(|error| Err(Fault::bug(format!("the supervisor of {shard} ended: {error}"))));
             // The receiver lives as long as the crew; when it is gone nobody waits for the answer.
             drop(ended.send((shard, end)));
         });

@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::{Fleet, Parts, Places};
 use crate::machines::fleet::LOOKS;
-use crate::model::fault::{Kind, Result};
+use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Lease, ShardRow};
 use crate::ports::{Cas, Clock, Leases};
@@ -89,6 +89,7 @@ async fn beat<F>(what: String, sign: impl Fn(u64) -> F, lost: Flag, pause: Durat
 where
     F: Future<Output = Result<bool>>,
 {
+    let lost = RaisedAtTheEnd(lost);
     let mut fuse = Box::pin(tokio::time::sleep(failover));
     for beats in 1.. {
         let next = tokio::select! {
@@ -106,20 +107,31 @@ where
             Ok(true) => fuse = next,
             Ok(false) => {
                 tracing::warn!("{what} was taken by another worker");
-                return lost.raise();
+                return;
             }
             Err(fault) => tracing::warn!(%fault, "{what}: a life sign may not have arrived"),
         }
     }
     tracing::error!("{what}: no life sign has arrived for {failover:?}, others may take it");
-    lost.raise();
+    drop(lost);
+}
+
+/// A heart that stops for any reason, a panic too, is a lost lease.
+struct RaisedAtTheEnd(Flag);
+
+impl Drop for RaisedAtTheEnd {
+    fn drop(&mut self) {
+        self.0.raise();
+    }
 }
 
 /// Lets a shard go, so that nobody has to wait until its owner counts as gone. Whatever prevents it costs that time and nothing
 /// else, so it is not tried again.
-pub(super) async fn release(parts: &Parts, shard: &ShardId, lease_epoch: u64) {
+pub(super) async fn release(parts: Parts, shard: ShardId, lease_epoch: u64) {
     let released = async {
-        let Some(row) = parts.rows.shard(shard).await?.filter(|row| row.lease_epoch == lease_epoch) else { return Ok(Cas::Lost) };
+        let Some(row) = parts.rows.shard(&shard).await?.filter(|row| row.lease_epoch == lease_epoch) else {
+            return Ok(Cas::Lost);
+        };
         let free = ShardRow { owner: String::new(), ..row.clone() };
         parts.rows.update_shard(row.fence(), &free).await
     };
@@ -136,27 +148,40 @@ pub(super) async fn gold(
     fleet: Fleet,
     places: Places,
     door: Door<NewEpoch>,
-    mut finish: watch::Receiver<bool>,
+    finish: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut pause = Pause::new(parts.clock.clone());
     loop {
-        let Some(lease) = wait_for_gold(&parts, &fleet, &mut finish).await else { return Ok(()) };
-        tracing::info!(lease = lease.epoch, "making gold");
-        let heart = Heart::of_lease(&fleet, &lease);
-        let ended = gold::supervise(parts.gold_parts(&places), door.clone(), finish.clone(), heart.lost.clone()).await;
-        drop(heart);
-        let lost = matches!(ended, Ok(GoldEnd::Lost));
-        if !lost {
-            let_go(fleet.leases.as_ref(), &lease).await;
-        }
-        match ended {
+        // In a task of its own: a panic in a store must not end Gold for good.
+        let turn = turn(parts.clone(), fleet.clone(), places.clone(), door.clone(), finish.clone());
+        let ended = actix::spawn(turn).await;
+        match ended.unwrap_or_else(|error| Err(Fault::bug(format!("making gold: {error}")))) {
             Ok(GoldEnd::Finished) => return Ok(()),
             Ok(GoldEnd::Lost) => {}
+            Err(fault) if *finish.borrow() && fault.kind() != Kind::Bug => return Err(fault),
             // Given up here, and let go: another worker may have better luck. The alert has been raised.
-            Err(fault) if *finish.borrow() => return Err(fault),
             Err(fault) => pause.after("making gold", &fault).await,
         }
     }
+}
+
+/// Waits for the lease, and makes Gold for as long as it lasts.
+async fn turn(
+    parts: Parts,
+    fleet: Fleet,
+    places: Places,
+    door: Door<NewEpoch>,
+    mut finish: watch::Receiver<bool>,
+) -> Result<GoldEnd> {
+    let Some(lease) = wait_for_gold(&parts, &fleet, &mut finish).await else { return Ok(GoldEnd::Finished) };
+    tracing::info!(lease = lease.epoch, "making gold");
+    let heart = Heart::of_lease(&fleet, &lease);
+    let ended = gold::supervise(parts.gold_parts(&places), door, finish, heart.lost.clone()).await;
+    drop(heart);
+    if !matches!(ended, Ok(GoldEnd::Lost)) {
+        let_go(fleet.leases.as_ref(), &lease).await;
+    }
+    ended
 }
 
 /// None when told to finish before it could be had: then it is another worker's business, unless everything is being drained.
@@ -204,7 +229,9 @@ async fn take_gold(clock: &dyn Clock, fleet: &Fleet, owner: &str, stored: Option
 
 async fn let_go(leases: &dyn Leases, lease: &Lease) {
     let released = async {
-        let Some(stored) = leases.lease(&lease.name).await?.filter(|stored| stored.epoch == lease.epoch) else { return Ok(Cas::Lost) };
+        let Some(stored) = leases.lease(&lease.name).await?.filter(|stored| stored.epoch == lease.epoch) else {
+            return Ok(Cas::Lost);
+        };
         let free = Lease { owner: String::new(), ..stored.clone() };
         leases.update_lease(Some(&stored), &free).await
     };

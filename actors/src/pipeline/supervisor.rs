@@ -101,7 +101,11 @@ impl Supervisor {
             let pause = self.give_up(fault, &mut restarts)?;
             tokio::select! {
                 biased;
-                () = stop.wait() => return Ok(self.finished(&held).await),
+                // Not let go: what it committed last may not be visible yet, and whoever finds the lease silent sees to that.
+                () = stop.wait() => {
+                    self.parts.board.settle(&self.shard, Life::Finished);
+                    return Ok(End::Finished);
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -111,7 +115,11 @@ impl Supervisor {
     async fn finished(&self, held: &Mutex<Held>) -> End {
         let Held { lease_epoch, heart } = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
         if let (Some(lease_epoch), Some(_)) = (lease_epoch, &heart) {
-            release(&self.parts, &self.shard, lease_epoch).await;
+            // In a task of its own, as generations are: the shard has ended well, whatever happens now.
+            let released = actix::spawn(release(self.parts.clone(), self.shard.clone(), lease_epoch)).await;
+            if let Err(error) = released {
+                tracing::error!(shard = %self.shard, "letting a shard go: {error}");
+            }
         }
         // Until then: a shard must not look abandoned while it is being let go.
         drop(heart);

@@ -35,10 +35,7 @@ pub(super) async fn chains(parts: &GoldParts) -> Result<Vec<(ShardRow, Vec<histo
 }
 
 /// The same of shards that have committed more than is known, and only what is not known.
-pub(super) async fn newer(
-    parts: &GoldParts,
-    known: BTreeMap<ShardId, ShardRow>,
-) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
+pub(super) async fn newer(parts: &GoldParts, known: BTreeMap<ShardId, ShardRow>) -> Result<Vec<(ShardRow, Vec<history::Link>)>> {
     let mut shards = Vec::new();
     for row in parts.rows.shards().await? {
         match known.get(&row.shard) {

@@ -1,0 +1,150 @@
+//! Several workers share the shards of a stream: shares, takeovers, handing over, and one maker of Gold.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use sluicebox_sim::coverage::Coverage;
+use sluicebox_sim::plan::{Act, Op, Plan, Rng};
+use sluicebox_sim::sim::{End, Script, Sim, quietly, stop_after};
+use sluicebox_sim::swarm::Arena;
+use sluicebox_sim::trace::Keep;
+use sluicebox_sim::truth::SECOND;
+
+use crate::threads::for_each_below;
+
+const SEEDS: u64 = 600;
+const FAILOVER: Duration = Duration::from_secs(3);
+
+#[test]
+fn hundreds_of_random_fleets_lose_and_double_nothing_and_meet_what_they_are_for() {
+    let met = Mutex::new(Coverage::default());
+    for_each_below(SEEDS, |seed| {
+        let survived = Arena::default().survive_fleet(seed).map_err(|failure| failure.to_string())?;
+        met.lock().unwrap().add(&survived.coverage);
+        Ok(())
+    });
+    let met = met.into_inner().unwrap();
+    for op in [Op::LeaseBeat, Op::LeaseGet, Op::LeaseUpdate] {
+        for fault in ["error before", "answer lost"] {
+            assert!(met.times(op, fault) > 0, "no seed meets {op:?} {fault}:\n{met}");
+        }
+        let crashes = ["crash before", "crash after", "arrives after crash"].map(|fault| met.times(op, fault));
+        assert!(crashes.iter().sum::<u64>() > 0, "no process dies at {op:?}:\n{met}");
+    }
+    for situation in [
+        "a shard is let go",
+        "a shard is let go for another worker",
+        "a stale commit is refused",
+        "takeover beside a process that lives",
+        "a child opens",
+    ] {
+        assert!(met.marks.contains_key(situation), "it never happens that {situation}:\n{met}");
+    }
+}
+
+#[test]
+fn the_same_fleet_gives_the_same_trace_to_the_last_operation() {
+    for seed in (0..SEEDS).step_by(40) {
+        let run = || Arena { keep: Keep::Everything, ..Arena::default() }.survive_fleet(seed).expect("keeps the rules");
+        let (first, second) = (run(), run());
+        let differs = first.trace.iter().zip(&second.trace).find(|(a, b)| a != b);
+        assert_eq!((differs, first.hash), (None, second.hash), "seed {seed}");
+    }
+}
+
+fn serving(seed: u64, shards: usize) -> Sim {
+    let mut sim = Sim::new(seed, shards);
+    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
+    let mut rng = Rng(seed);
+    (0..shards).for_each(|shard| sim.fill(shard, 20, &mut rng));
+    sim
+}
+
+fn calm(seed: u64) -> Plan {
+    Plan { seed, latency_ms: 3, ..Plan::default() }
+}
+
+fn shares(sim: &Sim) -> BTreeMap<String, usize> {
+    let mut shares = BTreeMap::new();
+    for row in sim.store().rows.values() {
+        *shares.entry(row.owner.clone()).or_default() += 1;
+    }
+    shares
+}
+
+/// Ends a process after this time, and tells who had what at that moment.
+fn look_and_stop(sim: &Sim, after: Duration, seen: &std::sync::Arc<Mutex<BTreeMap<String, usize>>>) -> Script {
+    let (sim, seen) = (sim.clone(), seen.clone());
+    Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(after).await;
+            *seen.lock().unwrap() = shares(&sim);
+            hands.stop.send_replace(true);
+        })
+    })
+}
+
+#[test]
+fn three_workers_share_eight_shards_evenly_and_hand_them_over_without_losing_a_commit() {
+    let sim = serving(1, 8);
+    let seen = std::sync::Arc::default();
+    let ran = sim.run_many(vec![
+        (Duration::ZERO, calm(1), stop_after(Duration::from_secs(60))),
+        (Duration::from_secs(7), calm(2), stop_after(Duration::from_secs(53))),
+        (Duration::from_secs(20), calm(3), look_and_stop(&sim, Duration::from_secs(39), &seen)),
+    ]);
+    ran.into_iter().for_each(|ran| drop(ran.good()));
+    let mut loads: Vec<_> = seen.lock().unwrap().values().copied().collect();
+    loads.sort_unstable();
+    assert_eq!(loads, [2, 3, 3]);
+    // Whoever is told to stop lets everything go: nobody has to wait for the failover time.
+    assert_eq!(shares(&sim), BTreeMap::from([(String::new(), 8)]));
+    let marks = sim.store().marks.clone();
+    assert!(!marks.contains_key("a stale commit is refused"), "a shard changed hands before it was let go: {marks:?}");
+    peace(sim);
+}
+
+#[test]
+fn the_shards_of_a_worker_that_dies_are_taken_over_and_gold_is_made_by_another() {
+    let sim = serving(2, 4);
+    let seen = std::sync::Arc::default();
+    // The first has everything, and Gold, before the second comes; it dies at its 400th operation.
+    let dies = Plan { at: BTreeMap::from([(400, Act::CrashBefore)]), ..calm(4) };
+    let ran = sim.run_many(vec![
+        (Duration::ZERO, dies, quietly()),
+        (Duration::from_secs(5), calm(5), look_and_stop(&sim, Duration::from_secs(60), &seen)),
+    ]);
+    assert!(matches!(ran[0].end, End::Crashed), "{:?}", ran[0].end);
+    assert_eq!(*seen.lock().unwrap(), BTreeMap::from([("simulated:2".to_owned(), 4)]));
+    assert_eq!(sim.store().leases["gold"].epoch, 2);
+    peace(sim);
+}
+
+#[test]
+fn gold_is_made_of_what_every_worker_commits() {
+    let sim = serving(3, 4);
+    let ran = sim.run_many(vec![
+        (Duration::ZERO, calm(6), stop_after(Duration::from_secs(90))),
+        (Duration::from_secs(1), calm(7), stop_after(Duration::from_secs(89))),
+    ]);
+    ran.into_iter().for_each(|ran| drop(ran.good()));
+    // No peace yet: what two workers committed is in Gold while both were serving.
+    let store = sim.store();
+    assert!(!store.gold.is_empty());
+    let (mut newest, mut shards) = (i64::MIN, std::collections::BTreeSet::new());
+    for shown in store.gold.values() {
+        newest = newest.max(shown.row.end_us);
+        shards.extend(shown.row.vector.keys().cloned());
+    }
+    assert_eq!(shards.len(), 4, "up to {}", newest / SECOND);
+    drop(store);
+    peace(sim);
+}
+
+fn peace(mut sim: Sim) {
+    sim.config.shard.drain = true;
+    sim.store().now_us += 600 * SECOND;
+    sim.drain();
+    sim.assert_complete();
+}

@@ -1,1 +1,4 @@
 //! AWS behind the ports: a package of its own, so that a change here does not build the SQL engine again.
+
+pub mod client;
+pub mod error;

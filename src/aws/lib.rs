@@ -2,3 +2,14 @@
 
 pub mod client;
 pub mod error;
+
+/// Rows in DynamoDB.
+pub mod dynamo {
+    mod expression;
+    mod item;
+    pub mod rows;
+    mod table;
+}
+
+#[cfg(test)]
+mod fixtures;

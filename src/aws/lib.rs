@@ -11,5 +11,13 @@ pub mod dynamo {
     mod table;
 }
 
+/// Objects in S3.
+pub mod s3 {
+    pub mod blobs;
+    pub mod multipart;
+    mod probe;
+    pub mod store;
+}
+
 #[cfg(test)]
 mod fixtures;

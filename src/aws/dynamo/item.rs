@@ -51,8 +51,7 @@ fn names(shards: &[ShardId]) -> impl Iterator<Item = String> {
 /// Every attribute of a shard's row but its key; `ownerSwitchesSinceCheckpoint` is the caller's.
 pub(super) fn shard_change(row: &ShardRow) -> Result<Change> {
     let state = serde_json::to_value(row.state).ok().and_then(|state| state.as_str().map(str::to_owned));
-    let mut change = Change::default();
-    change.set = vec![
+    let set = vec![
         ("format", count(FORMAT)),
         ("stream", text(&row.stream)),
         (LEASE_EPOCH, count(row.lease_epoch)),
@@ -66,6 +65,7 @@ pub(super) fn shard_change(row: &ShardRow) -> Result<Change> {
         ("position", text(row.position.to_string())),
         ("bound", AttributeValue::N(row.bound.0.to_string())),
     ];
+    let mut change = Change { set, ..Change::default() };
     // An empty set is no set, and an owner of no name is none: such attributes are absent.
     let mut put = |name, value: Option<AttributeValue>| match value {
         Some(value) => change.set.push((name, value)),

@@ -5,5 +5,5 @@
 
 pub mod dynamo;
 pub mod faults;
-
+pub mod s3;
 mod server;

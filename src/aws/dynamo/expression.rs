@@ -1,4 +1,5 @@
-//! DynamoDB expressions out of changes and conditions. Every name is a placeholder: `state`, `owner` and more are reserved words.
+//! DynamoDB expressions out of changes and conditions. Every name is a placeholder: `state`, `owner` and more are reserved
+//! words.
 //!
 //! Owns: placeholders and the text of an expression. Does not own: which attribute means what (item, rows).
 

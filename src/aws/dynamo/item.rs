@@ -3,13 +3,13 @@
 //! A shard's item speaks the Kinesis Client Library's language where the meaning is the same, for people and their tools:
 //! `leaseKey` (the shard), `leaseOwner`, `leaseCounter` (our heartbeat), `checkpoint` (last sequence number, `TRIM_HORIZON`,
 //! `AT_TIMESTAMP`, or `SHARD_END` when drained), `checkpointSubSequenceNumber` (always 0: we commit whole records),
-//! `parentShardId`, `childShardIds`, `startingHashKey`, `endingHashKey`, `ownerSwitchesSinceCheckpoint`. Where those say less than
-//! a row does, an attribute of ours says it exactly and is the one that is read: `position` (a checkpoint has no time in it and
-//! `SHARD_END` hides the number), `parents` and `children` (a set has no order), `lease_epoch`, `epoch`, `state`, `bound`,
-//! `object`, `stream`, `format`.
+//! `parentShardId`, `childShardIds`, `startingHashKey`, `endingHashKey`, `ownerSwitchesSinceCheckpoint`. Where those say less
+//! than a row does, an attribute of ours says it exactly and is the one that is read: `position` (a checkpoint has no time in
+//! it and `SHARD_END` hides the number), `parents` and `children` (a set has no order), `lease_epoch`, `epoch`, `state`,
+//! `bound`, `object`, `stream`, `format`.
 //!
-//! A window's item holds the row as JSON in `row`, or compressed in `row_zstd` when it is long: its vectors name every shard, and
-//! an item ends at 400 KB. Thousands of shards fit; a write that does not is refused with the remedy.
+//! A window's item holds the row as JSON in `row`, or compressed in `row_zstd` when it is long: its vectors name every shard,
+//! and an item ends at 400 KB. Thousands of shards fit; a write that does not is refused with the remedy.
 //!
 //! Owns: attributes and their reading back, exactly. Does not own: keys of kinds (rows), conditions (table).
 

@@ -1,7 +1,8 @@
 //! Shard and window rows, and small documents, in one DynamoDB table under compare-and-set.
 //!
-//! Owns: the kinds of rows of one pipeline (`<pipeline>/shard`, `<pipeline>/window/<table>`, `<pipeline>/doc/<kind>`), the fence of
-//! each write. Does not own: attributes (item), the table (table), what a row says (model/row), when it changes (machines).
+//! Owns: the kinds of rows of one pipeline (`<pipeline>/shard`, `<pipeline>/window/<table>`, `<pipeline>/doc/<kind>`), the
+//! fence of each write. Does not own: attributes (item), the table (table), what a row says (model/row), when it changes
+//! (machines).
 //!
 //! A fault of a conditional write with kind `Retry` means: unknown, read the row. Nothing is repeated here.
 
@@ -66,8 +67,8 @@ impl DynamoRows {
         Ok(Self { table: Table::new(client, io, table), pipeline: pipeline.to_owned() })
     }
 
-    /// Makes the table if it is missing (billed per request, with point-in-time recovery if wanted) and waits for it. A table with
-    /// other keys is a `Config` fault.
+    /// Makes the table if it is missing (billed per request, with point-in-time recovery if wanted) and waits for it. A table
+    /// with other keys is a `Config` fault.
     pub async fn create_if_missing(&self, point_in_time_recovery: bool) -> Result<()> {
         self.table.create_if_missing(point_in_time_recovery).await
     }
@@ -77,8 +78,8 @@ impl DynamoRows {
         self.table.check().await
     }
 
-    /// Stores a life sign if the lease is still this one, whatever the epoch: a write that changes nothing else of the row. Done
-    /// twice is done once.
+    /// Stores a life sign if the lease is still this one, whatever the epoch: a write that changes nothing else of the row.
+    /// Done twice is done once.
     pub async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Beat> {
         let change = Change { set: vec![(HEARTBEAT, count(heartbeat))], ..Change::default() };
         let condition = Condition::Numbers(&[(LEASE_EPOCH, lease_epoch)]);

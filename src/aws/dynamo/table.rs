@@ -1,14 +1,14 @@
 //! One DynamoDB table and the few ways in which we ask it.
 //!
-//! The key is `pk` (what kind of rows, of which pipeline) and `leaseKey` (which row). The Kinesis Client Library's table has the
-//! hash key `leaseKey` alone: there, the rows of one kind are found by reading every row of every kind. With `pk` before it one
-//! Query gives the shards and one Query a Gold table's windows, read consistently, and windows cannot heat the shards' partition.
-//! A table that the KCL made is therefore another table, to be imported from, not to be shared.
+//! The key is `pk` (what kind of rows, of which pipeline) and `leaseKey` (which row). The Kinesis Client Library's table has
+//! the hash key `leaseKey` alone: there, the rows of one kind are found by reading every row of every kind. With `pk` before
+//! it one Query gives the shards and one Query a Gold table's windows, read consistently, and windows cannot heat the shards'
+//! partition. A table that the KCL made is therefore another table, to be imported from, not to be shared.
 //!
 //! No call is repeated by the SDK: a conditional write that was applied and then repeated would look lost to its own author.
 //!
-//! Owns: making and checking the table, reads of all pages, conditional writes and what their failures mean. Does not own: what an
-//! item says (item, rows).
+//! Owns: making and checking the table, reads of all pages, conditional writes and what their failures mean. Does not own:
+//! what an item says (item, rows).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -35,7 +35,8 @@ pub(super) const LEASE_KEY: &str = "leaseKey";
 const PAGES_MAX: usize = 10_000;
 const ACTIVE_TRIES: usize = 60;
 const ACTIVE_EVERY: Duration = Duration::from_secs(1);
-const ITEM_TOO_BIG: &str = "a row is beyond the 400 KB of a DynamoDB item: a Gold table that sees so many shards needs wider windows \
+const ITEM_TOO_BIG: &str = "a row is beyond the 400 KB of a DynamoDB item: a Gold table that sees so many \
+     shards needs wider windows \
      or fewer shards";
 
 /// Attributes by name.
@@ -106,7 +107,8 @@ impl Table {
         match self.describe().await? {
             Some(found) => check_keys(&self.name, &found),
             None => Err(Fault::config(format!(
-                "the DynamoDB table {} does not exist: create it with the partition key {PK} (S) and the sort key {LEASE_KEY} (S), \
+                "the DynamoDB table {} does not exist: create it with the partition key {PK} (S) and the sort \
+                 key {LEASE_KEY} (S), \
                  or let it be created",
                 self.name
             ))),
@@ -268,7 +270,8 @@ fn check_keys(name: &str, found: &TableDescription) -> Result<()> {
     };
     let names: Vec<&str> = keys.iter().map(|(name, _)| *name).collect();
     Err(Fault::config(format!(
-        "the DynamoDB table {name} has the keys {names:?} and not {PK} (S, partition) and {LEASE_KEY} (S, sort){hint}: name another \
+        "the DynamoDB table {name} has the keys {names:?} and not {PK} (S, partition) and {LEASE_KEY} (S, \
+         sort){hint}: name another \
          table, or one that does not exist yet"
     )))
 }

@@ -1,6 +1,7 @@
 //! What shall go wrong, and how often each operation was asked.
 //!
-//! Owns: the plan of faults of one fake and its counters. Does not own: what a fault looks like on the wire (server, dynamo, s3).
+//! Owns: the plan of faults of one fake and its counters. Does not own: what a fault looks like on the wire (server, dynamo,
+//! s3).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,4 +1,5 @@
-//! HTTP on a loopback port for a fake service: takes a call, lets the plan of faults at it, closes a connection where that says so.
+//! HTTP on a loopback port for a fake service: takes a call, lets the plan of faults at it, closes a connection where that
+//! says so.
 //!
 //! Owns: the socket, the life of the server, the two ways of losing a reply. Does not own: what a service answers (dynamo, s3).
 

@@ -2,8 +2,8 @@
 //!
 //! An upload is completed or aborted, never resumed: part numbers of somebody else's would overwrite each other.
 //!
-//! Owns: parts, their checksums, completion that may be done twice, abandoned uploads. Does not own: who may complete (the caller
-//! holds the permit), small files (store).
+//! Owns: parts, their checksums, completion that may be done twice, abandoned uploads. Does not own: who may complete (the
+//! caller holds the permit), small files (store).
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -65,8 +65,8 @@ pub struct OpenUpload {
 }
 
 impl S3Store {
-    /// Uploads a local file in parts under a key; nothing is visible afterwards. If it fails, the upload is aborted as far as that
-    /// is possible; what is left shows in [`S3Store::list_uploads`].
+    /// Uploads a local file in parts under a key; nothing is visible afterwards. If it fails, the upload is aborted as far as
+    /// that is possible; what is left shows in [`S3Store::list_uploads`].
     pub async fn stage_large(&self, key: &str, path: &Path) -> Result<StagedUpload> {
         let file = path.to_owned();
         let (len, sha256) = self.io.run(blocking(move || digest(&file))).await?;
@@ -111,8 +111,8 @@ impl S3Store {
         }
     }
 
-    /// Makes a staged upload visible. Done twice is done once. If the upload is gone and the object is not there, it is `Corrupt`
-    /// (`output_lost`); whatever cannot be seen now is a `Retry`.
+    /// Makes a staged upload visible. Done twice is done once. If the upload is gone and the object is not there, it is
+    /// `Corrupt` (`output_lost`); whatever cannot be seen now is a `Retry`.
     pub async fn complete(&self, staged: &StagedUpload) -> Result<()> {
         let parts = staged.parts.iter().map(|part| {
             let completed = CompletedPart::builder().part_number(part.number).e_tag(&part.etag);

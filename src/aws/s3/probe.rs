@@ -18,8 +18,8 @@ use super::store::S3Store;
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl S3Store {
-    /// Does the store honour `If-None-Match` and `If-Match`? One that does not lets two workers win: a `Config` fault. Writes one
-    /// object of a random name and deletes it.
+    /// Does the store honour `If-None-Match` and `If-Match`? One that does not lets two workers win: a `Config` fault. Writes
+    /// one object of a random name and deletes it.
     pub async fn probe(&self, clock: &dyn Clock) -> Result<()> {
         let key = format!("probe/{:016x}", clock.random());
         let told = self.probe_at(&key).await;
@@ -42,7 +42,8 @@ impl S3Store {
                 Ok(_) if must_pass => {}
                 Ok(_) => {
                     return Err(Fault::config(format!(
-                        "the store of bucket {} ignores {condition}: it refuses multi-worker mode, because two workers could both \
+                        "the store of bucket {} ignores {condition}: it refuses multi-worker mode, because \
+                         two workers could both \
                          win. Use Amazon S3 or a store with conditional writes",
                         self.bucket
                     )));
@@ -54,8 +55,8 @@ impl S3Store {
         Ok(())
     }
 
-    /// Does a rule of the bucket abort uploads sooner than a worker may be down? That loses committed files: a `Config` fault. A
-    /// rule that may not be read is a warning, returned as text.
+    /// Does a rule of the bucket abort uploads sooner than a worker may be down? That loses committed files: a `Config`
+    /// fault. A rule that may not be read is a warning, returned as text.
     pub async fn check_lifecycle(&self, max_downtime: Duration) -> Result<Option<String>> {
         let call = self.client.get_bucket_lifecycle_configuration().bucket(&self.bucket);
         let rules = match self.ask(call.send()).await? {
@@ -73,7 +74,8 @@ impl S3Store {
             if let Some(days) = days.filter(|days| u64::try_from(*days).is_ok_and(|days| days < wanted)) {
                 return Err(Fault::config(format!(
                     "rule {} of bucket {} aborts uploads after {days} days, but max_downtime is {wanted} days: files that are \
-                     committed and not yet visible would be lost. Set DaysAfterInitiation to {wanted} or more, or lower max_downtime",
+                     committed and not yet visible would be lost. Set DaysAfterInitiation to {wanted} or more, \
+                     or lower max_downtime",
                     rule.id().unwrap_or("without a name"),
                     self.bucket
                 )));

@@ -1,10 +1,11 @@
 //! Objects in S3, each with its length and SHA-256: conditional writes whose answers may get lost, and reads that are checked.
 //!
-//! Every write is one that may be done twice: it is conditional, and what is stored says by its hash whose it is. So whatever an
-//! answer leaves open (time-out, 5xx, a 412 to a repetition) is decided by looking, and only what cannot be seen is a `Retry`.
+//! Every write is one that may be done twice: it is conditional, and what is stored says by its hash whose it is. So whatever
+//! an answer leaves open (time-out, 5xx, a 412 to a repetition) is decided by looking, and only what cannot be seen is a
+//! `Retry`.
 //!
-//! Owns: keys under the prefix, hashes in metadata, what each failure means. Does not own: what an object holds, uploads in parts
-//! (multipart), whether the store can be trusted with conditions (probe).
+//! Owns: keys under the prefix, hashes in metadata, what each failure means. Does not own: what an object holds, uploads in
+//! parts (multipart), whether the store can be trusted with conditions (probe).
 
 use std::time::Duration;
 
@@ -86,8 +87,8 @@ enum When {
 }
 
 impl S3Store {
-    /// Objects of `bucket` whose keys start with `prefix` (no slash at its end, may be empty). Calls nobody. Emulators want a client
-    /// with `force_path_style`.
+    /// Objects of `bucket` whose keys start with `prefix` (no slash at its end, may be empty). Calls nobody. Emulators want a
+    /// client with `force_path_style`.
     pub fn new(client: &Client, io: AwsRuntime, bucket: &str, prefix: &str) -> Result<Self> {
         if bucket.is_empty() || prefix.starts_with('/') || prefix.ends_with('/') {
             return Err(Fault::config(format!(
@@ -262,8 +263,8 @@ impl S3Store {
         }
     }
 
-    /// Makes a revision of an object visible: an older one is replaced, an equal one is left, a newer one stays. Equal revisions with
-    /// other bytes are `Corrupt`. Racing writers are told apart by the ETag just read.
+    /// Makes a revision of an object visible: an older one is replaced, an equal one is left, a newer one stays. Equal
+    /// revisions with other bytes are `Corrupt`. Racing writers are told apart by the ETag just read.
     pub async fn replace(&self, key: &str, data: Bytes, revision: u64) -> Result<Replaced> {
         let (len, sha256) = (data.len() as u64, Hash::of(&data));
         for _ in 0..TRIES {

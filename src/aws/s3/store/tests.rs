@@ -192,7 +192,8 @@ async fn a_head_that_is_unavailable_does_not_mean_missing() {
     assert_eq!(store.head("k").await.expect("answers"), None);
 }
 
-/// Rows 15 and 16, as far as the store can say: the loss is told as such; whether the stream still has the records is not its matter.
+/// Rows 15 and 16, as far as the store can say: the loss is told as such; whether the stream still has the records is not its
+/// matter.
 #[tokio::test]
 async fn an_expired_upload_is_output_lost_and_a_completed_one_is_not() {
     let (fake, store) = fake().await;

@@ -1,1 +1,23 @@
 //! AWS behind the ports: a package of its own, so that a change here does not build the SQL engine again.
+
+pub mod client;
+pub mod error;
+
+/// Rows in DynamoDB.
+pub mod dynamo {
+    mod expression;
+    mod item;
+    pub mod rows;
+    mod table;
+}
+
+/// Objects in S3.
+pub mod s3 {
+    pub mod blobs;
+    pub mod multipart;
+    mod probe;
+    pub mod store;
+}
+
+#[cfg(test)]
+mod fixtures;

@@ -1,0 +1,211 @@
+//! Shard and window rows, and small documents, in one DynamoDB table under compare-and-set.
+//!
+//! Owns: the kinds of rows of one pipeline (`<pipeline>/shard`, `<pipeline>/window/<table>`, `<pipeline>/doc/<kind>`), the
+//! fence of each write. Does not own: attributes (item), the table (table), what a row says (model/row), when it changes
+//! (machines).
+//!
+//! A fault of a conditional write with kind `Retry` means: unknown, read the row. Nothing is repeated here.
+
+use async_trait::async_trait;
+use aws_sdk_dynamodb::Client;
+use aws_sdk_dynamodb::types::AttributeValue;
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
+use sluicebox_actors::ports::{Cas, Rows};
+
+use crate::client::AwsRuntime;
+
+use super::expression::{Change, Condition, count};
+use super::item::{self, EPOCH, FORMAT, HEARTBEAT, LEASE_EPOCH, VERSION};
+use super::table::{Item, LEASE_KEY, Table, Wrote, keys};
+
+/// The rows of one pipeline. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct DynamoRows {
+    table: Table,
+    pipeline: String,
+}
+
+/// What a life sign said, with the row that is stored after it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Beat {
+    /// `Lost`: the lease is somebody else's, or the row is gone.
+    pub cas: Cas,
+    /// The row as it is now; none if there is none.
+    pub row: Option<ShardRow>,
+}
+
+/// A small JSON document under a version.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Document {
+    /// Its key among its kind.
+    pub key: String,
+    /// 1 when it was made, one more with every update.
+    pub version: u64,
+    /// The text.
+    pub json: String,
+}
+
+/// What became of a document's conditional write.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// Written now.
+    Won,
+    /// Exactly this is stored already: an earlier try of ours was applied, and its answer was lost.
+    Already,
+    /// Something else is stored (none: nothing is); nothing was changed.
+    Lost(Option<Document>),
+}
+
+impl DynamoRows {
+    /// Rows of `pipeline` in `table`. Calls nobody.
+    pub fn new(client: &Client, io: AwsRuntime, table: &str, pipeline: &str) -> Result<Self> {
+        if pipeline.is_empty() || pipeline.contains('/') {
+            return Err(Fault::config(format!("the pipeline's name {pipeline:?} is empty or has a slash: rename it")));
+        }
+        Ok(Self { table: Table::new(client, io, table), pipeline: pipeline.to_owned() })
+    }
+
+    /// Makes the table if it is missing (billed per request, with point-in-time recovery if wanted) and waits for it. A table
+    /// with other keys is a `Config` fault.
+    pub async fn create_if_missing(&self, point_in_time_recovery: bool) -> Result<()> {
+        self.table.create_if_missing(point_in_time_recovery).await
+    }
+
+    /// The table is there and has our keys; else a `Config` fault.
+    pub async fn check(&self) -> Result<()> {
+        self.table.check().await
+    }
+
+    /// Stores a life sign if the lease is still this one, whatever the epoch: a write that changes nothing else of the row.
+    /// Done twice is done once.
+    pub async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Beat> {
+        let change = Change { set: vec![(HEARTBEAT, count(heartbeat))], ..Change::default() };
+        let condition = Condition::Numbers(&[(LEASE_EPOCH, lease_epoch)]);
+        let (cas, item) = match self.table.update(&self.shard_pk(), shard.as_str(), change, condition).await? {
+            Wrote::Done(item) => (Cas::Won, item),
+            Wrote::Refused(item) => (Cas::Lost, item),
+        };
+        Ok(Beat { cas, row: item.as_ref().map(item::shard_row).transpose()? })
+    }
+
+    /// One document of a kind.
+    pub async fn document(&self, kind: &str, key: &str) -> Result<Option<Document>> {
+        self.table.get(&self.document_pk(kind), key).await?.as_ref().map(document).transpose()
+    }
+
+    /// All documents of a kind, by key.
+    pub async fn documents(&self, kind: &str) -> Result<Vec<Document>> {
+        self.table.query(&self.document_pk(kind)).await?.iter().map(document).collect()
+    }
+
+    /// Stores a document only if there is none under this key; its version is 1.
+    pub async fn put_if_absent(&self, kind: &str, key: &str, json: &str) -> Result<Written> {
+        self.put_document(kind, key, 1, json, Condition::Absent).await
+    }
+
+    /// Replaces a document only if its version is this one; it becomes one more.
+    pub async fn update_if(&self, kind: &str, key: &str, version: u64, json: &str) -> Result<Written> {
+        self.put_document(kind, key, version + 1, json, Condition::Numbers(&[(VERSION, version)])).await
+    }
+
+    /// Deletes a document only if its version is this one. `Already`: there is none.
+    pub async fn delete_if(&self, kind: &str, key: &str, version: u64) -> Result<Written> {
+        let condition = Condition::Numbers(&[(VERSION, version)]);
+        match self.table.delete(&self.document_pk(kind), key, condition).await? {
+            Wrote::Done(_) => Ok(Written::Won),
+            Wrote::Refused(None) => Ok(Written::Already),
+            Wrote::Refused(Some(item)) => Ok(Written::Lost(Some(document(&item)?))),
+        }
+    }
+
+    async fn put_document(&self, kind: &str, key: &str, version: u64, json: &str, when: Condition<'_>) -> Result<Written> {
+        let mut item = keys(&self.document_pk(kind), key);
+        item.insert("format".into(), count(FORMAT));
+        item.insert(VERSION.into(), count(version));
+        item.insert("json".into(), AttributeValue::S(json.to_owned()));
+        let stored = match self.table.put(item, when).await? {
+            Wrote::Done(_) => return Ok(Written::Won),
+            Wrote::Refused(stored) => stored.as_ref().map(document).transpose()?,
+        };
+        let already = stored.as_ref().is_some_and(|stored| stored.version == version && stored.json == json);
+        Ok(if already { Written::Already } else { Written::Lost(stored) })
+    }
+
+    fn shard_pk(&self) -> String {
+        format!("{}/shard", self.pipeline)
+    }
+
+    fn window_pk(&self, table: &str) -> String {
+        format!("{}/window/{table}", self.pipeline)
+    }
+
+    fn document_pk(&self, kind: &str) -> String {
+        format!("{}/doc/{kind}", self.pipeline)
+    }
+}
+
+fn document(item: &Item) -> Result<Document> {
+    let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok()).cloned();
+    let version = item.get(VERSION).and_then(|value| value.as_n().ok()).and_then(|version| version.parse().ok());
+    match (text(LEASE_KEY), version, text("json")) {
+        (Some(key), Some(version), Some(json)) => Ok(Document { key, version, json }),
+        (key, _, _) => Err(Fault::corrupt(format!("the DynamoDB document {} is damaged", key.unwrap_or_default()))),
+    }
+}
+
+fn cas(wrote: &Wrote) -> Cas {
+    match wrote {
+        Wrote::Done(_) => Cas::Won,
+        Wrote::Refused(_) => Cas::Lost,
+    }
+}
+
+#[async_trait]
+impl Rows for DynamoRows {
+    async fn shards(&self) -> Result<Vec<ShardRow>> {
+        self.table.query(&self.shard_pk()).await?.iter().map(item::shard_row).collect()
+    }
+
+    async fn shard(&self, shard: &ShardId) -> Result<Option<ShardRow>> {
+        self.table.get(&self.shard_pk(), shard.as_str()).await?.as_ref().map(item::shard_row).transpose()
+    }
+
+    async fn create_shard(&self, row: &ShardRow) -> Result<Cas> {
+        let item = item::shard_item(&self.shard_pk(), row)?;
+        Ok(cas(&self.table.put(item, Condition::Absent).await?))
+    }
+
+    async fn update_shard(&self, expected: Fence, row: &ShardRow) -> Result<Cas> {
+        if row.lease_epoch < expected.lease_epoch || row.epoch < expected.epoch {
+            return Err(Fault::bug("the fence of a shard row never falls"));
+        }
+        let mut change = item::shard_change(row)?;
+        item::count_owners(&mut change, row.epoch > expected.epoch, row.lease_epoch > expected.lease_epoch);
+        let fence = [(LEASE_EPOCH, expected.lease_epoch), (EPOCH, expected.epoch)];
+        Ok(cas(&self.table.update(&self.shard_pk(), row.shard.as_str(), change, Condition::Numbers(&fence)).await?))
+    }
+
+    async fn windows(&self, table: &str) -> Result<Vec<WindowRow>> {
+        self.table.query(&self.window_pk(table)).await?.iter().map(item::window_row).collect()
+    }
+
+    async fn window(&self, table: &str, start_us: i64) -> Result<Option<WindowRow>> {
+        let key = item::window_key(start_us);
+        self.table.get(&self.window_pk(table), &key).await?.as_ref().map(item::window_row).transpose()
+    }
+
+    async fn update_window(&self, expected_version: u64, row: &WindowRow) -> Result<Cas> {
+        if row.version <= expected_version {
+            return Err(Fault::bug("every update of a window row raises its version"));
+        }
+        let version = [(VERSION, expected_version)];
+        let condition = if expected_version == 0 { Condition::Absent } else { Condition::Numbers(&version) };
+        let item = item::window_item(&self.window_pk(&row.table), row)?;
+        Ok(cas(&self.table.put(item, condition).await?))
+    }
+}
+
+#[cfg(test)]
+mod tests;

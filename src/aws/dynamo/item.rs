@@ -6,7 +6,7 @@
 //! `parentShardId`, `childShardIds`, `startingHashKey`, `endingHashKey`, `ownerSwitchesSinceCheckpoint`. Where those say less
 //! than a row does, an attribute of ours says it exactly and is the one that is read: `position` (a checkpoint has no time in
 //! it and `SHARD_END` hides the number), `parents` and `children` (a set has no order), `lease_epoch`, `epoch`, `state`,
-//! `bound`, `object`, `stream`, `format`.
+//! `bound`, `wanted_by`, `object`, `stream`, `format`.
 //!
 //! A window's item holds the row as JSON in `row`, or compressed in `row_zstd` when it is long: its vectors name every shard,
 //! and an item ends at 400 KB. Thousands of shards fit; a write that does not is refused with the remedy.
@@ -38,6 +38,7 @@ pub(super) const LEASE_EPOCH: &str = "lease_epoch";
 pub(super) const EPOCH: &str = "epoch";
 pub(super) const HEARTBEAT: &str = "leaseCounter";
 pub(super) const VERSION: &str = "version";
+pub(super) const WANTED_BY: &str = "wanted_by";
 const SWITCHES: &str = "ownerSwitchesSinceCheckpoint";
 
 fn text(text: impl Into<String>) -> AttributeValue {
@@ -72,6 +73,7 @@ pub(super) fn shard_change(row: &ShardRow) -> Result<Change> {
         None => change.remove.push(name),
     };
     put("leaseOwner", Some(&row.owner).filter(|owner| !owner.is_empty()).map(text));
+    put(WANTED_BY, Some(&row.wanted_by).filter(|name| !name.is_empty()).map(text));
     let families = [("parents", "parentShardId", &row.parents), ("children", "childShardIds", &row.children)];
     for (ours, theirs, shards) in families {
         let list = || AttributeValue::L(names(shards).map(text).collect());
@@ -141,6 +143,11 @@ impl<'a> Fields<'a> {
         self.item.get(name).and_then(|value| value.as_s().ok()).map(String::as_str).ok_or_else(|| self.bad(name))
     }
 
+    /// Nobody's name is absent.
+    fn name(&self, name: &str) -> Result<String> {
+        if self.item.contains_key(name) { self.text(name).map(str::to_owned) } else { Ok(String::new()) }
+    }
+
     fn parsed<T: FromStr>(&self, name: &str) -> Result<T> {
         self.text(name)?.parse().map_err(|_| self.bad(name))
     }
@@ -177,7 +184,8 @@ pub(super) fn shard_row(item: &Item) -> Result<ShardRow> {
     Ok(ShardRow {
         stream: fields.text("stream")?.to_owned(),
         shard: ShardId::new(fields.text(LEASE_KEY)?),
-        owner: if item.contains_key("leaseOwner") { fields.text("leaseOwner")?.to_owned() } else { String::new() },
+        owner: fields.name("leaseOwner")?,
+        wanted_by: fields.name(WANTED_BY)?,
         lease_epoch: fields.number(LEASE_EPOCH)?,
         heartbeat: fields.number(HEARTBEAT)?,
         state: serde_json::from_value(state).map_err(|_| fields.bad("state"))?,

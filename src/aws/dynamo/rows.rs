@@ -9,31 +9,25 @@
 use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
-use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
-use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
-use sluicebox_actors::ports::{Cas, Rows};
+use sluicebox_actors::model::row::{Fence, Lease, ShardRow, WindowRow};
+use sluicebox_actors::ports::{Cas, Leases, Rows};
 
 use crate::client::AwsRuntime;
 
 use super::expression::{Change, Condition, count};
-use super::item::{self, EPOCH, FORMAT, HEARTBEAT, LEASE_EPOCH, VERSION};
+use super::item::{self, EPOCH, FORMAT, HEARTBEAT, LEASE_EPOCH, VERSION, WANTED_BY};
 use super::table::{Item, LEASE_KEY, Table, Wrote, keys};
+
+/// Documents that are leases.
+const LEASE: &str = "lease";
 
 /// The rows of one pipeline. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct DynamoRows {
     table: Table,
     pipeline: String,
-}
-
-/// What a life sign said, with the row that is stored after it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Beat {
-    /// `Lost`: the lease is somebody else's, or the row is gone.
-    pub cas: Cas,
-    /// The row as it is now; none if there is none.
-    pub row: Option<ShardRow>,
 }
 
 /// A small JSON document under a version.
@@ -76,18 +70,6 @@ impl DynamoRows {
     /// The table is there and has our keys; else a `Config` fault.
     pub async fn check(&self) -> Result<()> {
         self.table.check().await
-    }
-
-    /// Stores a life sign if the lease is still this one, whatever the epoch: a write that changes nothing else of the row.
-    /// Done twice is done once.
-    pub async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Beat> {
-        let change = Change { set: vec![(HEARTBEAT, count(heartbeat))], ..Change::default() };
-        let condition = Condition::Numbers(&[(LEASE_EPOCH, lease_epoch)]);
-        let (cas, item) = match self.table.update(&self.shard_pk(), shard.as_str(), change, condition).await? {
-            Wrote::Done(item) => (Cas::Won, item),
-            Wrote::Refused(item) => (Cas::Lost, item),
-        };
-        Ok(Beat { cas, row: item.as_ref().map(item::shard_row).transpose()? })
     }
 
     /// One document of a kind.
@@ -205,6 +187,54 @@ impl Rows for DynamoRows {
         let item = item::window_item(&self.window_pk(&row.table), row)?;
         Ok(cas(&self.table.put(item, condition).await?))
     }
+}
+
+#[async_trait]
+impl Leases for DynamoRows {
+    // Done twice is done once.
+    async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Option<ShardRow>> {
+        let change = Change { set: vec![(HEARTBEAT, count(heartbeat))], ..Change::default() };
+        let condition = Condition::Numbers(&[(LEASE_EPOCH, lease_epoch)]);
+        match self.table.update(&self.shard_pk(), shard.as_str(), change, condition).await? {
+            Wrote::Done(item) => item.as_ref().map(item::shard_row).transpose(),
+            Wrote::Refused(_) => Ok(None),
+        }
+    }
+
+    async fn want(&self, shard: &ShardId, lease_epoch: u64, wanted_by: &str) -> Result<Cas> {
+        let mut change = Change::default();
+        match wanted_by {
+            "" => change.remove.push(WANTED_BY),
+            name => change.set.push((WANTED_BY, AttributeValue::S(name.to_owned()))),
+        }
+        let condition = Condition::Numbers(&[(LEASE_EPOCH, lease_epoch)]);
+        Ok(cas(&self.table.update(&self.shard_pk(), shard.as_str(), change, condition).await?))
+    }
+
+    async fn lease(&self, name: &str) -> Result<Option<Lease>> {
+        self.document(LEASE, name).await?.as_ref().map(lease).transpose()
+    }
+
+    async fn update_lease(&self, expected: Option<&Lease>, new: &Lease) -> Result<Cas> {
+        let json = serde_json::to_string(new).map_err(|error| Fault::caused(Kind::Bug, "writing a lease", &error))?;
+        let written = match expected {
+            None => self.put_if_absent(LEASE, &new.name, &json).await?,
+            Some(expected) => match self.document(LEASE, &new.name).await? {
+                Some(stored) if lease(&stored)? == *expected => self.update_if(LEASE, &new.name, stored.version, &json).await?,
+                Some(_) | None => return Ok(Cas::Lost),
+            },
+        };
+        Ok(match written {
+            Written::Won | Written::Already => Cas::Won,
+            Written::Lost(_) => Cas::Lost,
+        })
+    }
+}
+
+fn lease(document: &Document) -> Result<Lease> {
+    let damaged =
+        |error| Fault::caused(Kind::Corrupt, format!("the DynamoDB document {LEASE}/{} is damaged", document.key), &error);
+    serde_json::from_str(&document.json).map_err(damaged)
 }
 
 #[cfg(test)]

@@ -66,6 +66,7 @@ enum Ask {
     Create(ShardRow),
     Update(Fence, ShardRow),
     Beat(u8, u64, u64),
+    Want(u8, u64, String),
     Windows(u8),
     Window(u8, i64),
     UpdateWindow(u64, WindowRow),
@@ -79,7 +80,6 @@ enum Told {
     Windows(Vec<WindowRow>),
     Window(Option<WindowRow>),
     Cas(Cas),
-    Beat(Beat),
     Fault(Kind),
 }
 
@@ -122,14 +122,19 @@ impl Model {
             },
             Ask::Beat(number, lease_epoch, heartbeat) => {
                 let stored = self.shards.get_mut(shard_name(*number).as_str());
-                let mut cas = Cas::Lost;
-                let row = stored.map(|stored| {
-                    if stored.lease_epoch == *lease_epoch {
-                        (cas, stored.heartbeat) = (Cas::Won, *heartbeat);
-                    }
+                let stored = stored.filter(|stored| stored.lease_epoch == *lease_epoch);
+                Told::Shard(stored.map(|stored| {
+                    stored.heartbeat = *heartbeat;
                     stored.clone()
-                });
-                Told::Beat(Beat { cas, row })
+                }))
+            }
+            Ask::Want(number, lease_epoch, name) => {
+                let stored = self.shards.get_mut(shard_name(*number).as_str());
+                let stored = stored.filter(|stored| stored.lease_epoch == *lease_epoch);
+                Told::Cas(stored.map_or(Cas::Lost, |stored| {
+                    stored.wanted_by.clone_from(name);
+                    Cas::Won
+                }))
             }
             Ask::Windows(table) => {
                 let table = table_name(*table);
@@ -157,8 +162,9 @@ async fn ask(rows: &DynamoRows, ask: &Ask) -> Told {
         Ask::Create(row) => rows.create_shard(row).await.map(Told::Cas),
         Ask::Update(expected, row) => rows.update_shard(*expected, row).await.map(Told::Cas),
         Ask::Beat(number, lease_epoch, heartbeat) => {
-            rows.beat(&shard_name(*number), *lease_epoch, *heartbeat).await.map(Told::Beat)
+            rows.beat(&shard_name(*number), *lease_epoch, *heartbeat).await.map(Told::Shard)
         }
+        Ask::Want(number, lease_epoch, name) => rows.want(&shard_name(*number), *lease_epoch, name).await.map(Told::Cas),
         Ask::Windows(table) => rows.windows(&table_name(*table)).await.map(Told::Windows),
         Ask::Window(table, start) => rows.window(&table_name(*table), *start).await.map(Told::Window),
         Ask::UpdateWindow(expected, row) => rows.update_window(*expected, row).await.map(Told::Cas),
@@ -181,7 +187,7 @@ fn objects() -> impl Strategy<Value = Option<ObjectRef>> {
 
 prop_compose! {
     fn shard_rows()(
-        number in 0u8..3, owner in "(host:[0-9]{1,3})?", lease_epoch in 0u64..3, heartbeat in any::<u64>(), epoch in 0u64..3,
+        number in 0u8..3, owner in "(host:[0-9]{1,3})?", wanted_by in "(host:[0-9])?", lease_epoch in 0u64..3, heartbeat in any::<u64>(), epoch in 0u64..3,
         state in prop_oneof![
             Just(ShardState::Blocked), Just(ShardState::Open), Just(ShardState::Drained), Just(ShardState::Retired)
         ],
@@ -190,7 +196,7 @@ prop_compose! {
         hashes in any::<(u128, u128)>(), position in positions(), bound in any::<i64>(), object in objects(),
     ) -> ShardRow {
         ShardRow {
-            owner, lease_epoch, heartbeat, epoch, position, object,
+            owner, wanted_by, lease_epoch, heartbeat, epoch, position, object,
             parents: parents.into_iter().map(shard_name).collect(),
             children: children.into_iter().map(shard_name).collect(),
             bound: Bound(bound),
@@ -223,6 +229,7 @@ fn asks() -> impl Strategy<Value = Ask> {
         3 => shard_rows().prop_map(Ask::Create),
         8 => (0u64..3, 0u64..3, shard_rows()).prop_map(|(lease, epoch, row)| Ask::Update(fence(lease, epoch), row)),
         3 => (0u8..3, 0u64..3, any::<u64>()).prop_map(|(shard, lease, beat)| Ask::Beat(shard, lease, beat)),
+        3 => (0u8..3, 0u64..3, "(host:[0-9])?").prop_map(|(shard, lease, name)| Ask::Want(shard, lease, name)),
         1 => (0u8..2).prop_map(Ask::Windows),
         1 => (0u8..2, -2i64..2).prop_map(|(table, start)| Ask::Window(table, start)),
         6 => (0u64..4, window_rows()).prop_map(|(expected, row)| Ask::UpdateWindow(expected, row)),
@@ -252,6 +259,25 @@ fn any_sequence_of_questions_is_answered_as_by_a_map() {
     run.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
+#[tokio::test]
+async fn of_two_that_want_a_lease_one_gets_it_and_a_life_sign_keeps_the_other_out() {
+    let (fake, rows) = fake().await;
+    let lease = |owner: &str, epoch, heartbeat| Lease { name: "gold".into(), owner: owner.into(), epoch, heartbeat };
+    let (mine, theirs) = (lease("a", 1, 7), lease("b", 1, 9));
+    assert_eq!(rows.update_lease(None, &mine).await.expect("asks"), Cas::Won);
+    assert_eq!(rows.update_lease(None, &theirs).await.expect("asks"), Cas::Lost);
+    let beaten = lease("a", 1, 8);
+    assert_eq!(rows.update_lease(Some(&mine), &beaten).await.expect("asks"), Cas::Won);
+    // Whoever saw it before the life sign comes too late, and so does the owner who has lost it.
+    let taken = lease("b", 2, 9);
+    assert_eq!(rows.update_lease(Some(&mine), &taken).await.expect("asks"), Cas::Lost);
+    assert_eq!(rows.update_lease(Some(&beaten), &taken).await.expect("asks"), Cas::Won);
+    assert_eq!(rows.update_lease(Some(&beaten), &lease("a", 1, 9)).await.expect("asks"), Cas::Lost);
+    assert_eq!(rows.lease("gold").await.expect("reads"), Some(taken));
+    assert_eq!(rows.lease("other").await.expect("reads"), None);
+    drop(fake);
+}
+
 /// What any DynamoDB must do for us: run on the fake and, if one is named, on an emulator.
 async fn contract(url: &str) {
     let table = format!("contract-{}", std::process::id());
@@ -269,12 +295,11 @@ async fn contract(url: &str) {
     assert_eq!(rows.update_shard(fence(1, 0), &next).await.expect("asks"), Cas::Lost);
     let missing = rows.update_shard(fence(0, 0), &shard_row("c", 0, 0)).await.expect("asks");
     assert_eq!((missing, rows.shard(&ShardId::new("c")).await.expect("reads")), (Cas::Lost, None));
-    let told = rows.beat(&a.shard, 1, u64::MAX).await.expect("asks");
-    assert_eq!((told.cas, told.row), (Cas::Lost, Some(next.clone())));
-    let told = rows.beat(&a.shard, 2, u64::MAX).await.expect("asks");
+    assert_eq!(rows.beat(&a.shard, 1, u64::MAX).await.expect("asks"), None);
+    assert_eq!(rows.want(&a.shard, 1, "late").await.expect("asks"), Cas::Lost);
     let beaten = ShardRow { heartbeat: u64::MAX, ..next };
-    assert_eq!((told.cas, told.row), (Cas::Won, Some(beaten.clone())));
-    assert_eq!(rows.beat(&ShardId::new("c"), 0, 1).await.expect("asks"), Beat { cas: Cas::Lost, row: None });
+    assert_eq!(rows.beat(&a.shard, 2, u64::MAX).await.expect("asks"), Some(beaten.clone()));
+    assert_eq!(rows.beat(&ShardId::new("c"), 0, 1).await.expect("asks"), None);
     assert_eq!(rows.shards().await.expect("reads"), [beaten, b]);
     for start in [3, -3, 0] {
         assert_eq!(rows.update_window(0, &window_row("t", start, 1)).await.expect("asks"), Cas::Won);

@@ -2,3 +2,10 @@
 
 pub mod client;
 pub mod error;
+
+/// The source: polling or enhanced fan-out, KPL records taken apart.
+pub mod kinesis {
+    pub mod api;
+    pub mod kpl;
+    pub mod pacer;
+}

@@ -6,6 +6,10 @@ pub mod error;
 /// The source: polling or enhanced fan-out, KPL records taken apart.
 pub mod kinesis {
     pub mod api;
+    pub mod cursor;
+    pub mod elapsed;
     pub mod kpl;
     pub mod pacer;
+    pub mod sdk;
+    pub mod source;
 }

@@ -37,8 +37,6 @@ pub enum What {
     NotFound,
     /// An argument is not valid: a position that was forgotten, an iterator of another stream.
     InvalidArgument,
-    /// Somebody, perhaps we, holds it.
-    InUse,
     /// Anything else; the fault says it all.
     Other,
 }
@@ -101,22 +99,6 @@ impl fmt::Debug for Batch {
     }
 }
 
-/// State of a registered consumer.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Consumer {
-    /// Its ARN.
-    pub arn: String,
-    /// Ready to subscribe.
-    pub active: bool,
-}
-
-/// The events of one subscription.
-#[async_trait]
-pub trait Events: Send {
-    /// The next one; none = the service has ended the subscription, as it does after 5 minutes.
-    async fn next(&mut self) -> Answered<Option<Batch>>;
-}
-
 /// The Kinesis API as the source uses it.
 #[async_trait]
 pub trait Api: Send + Sync + 'static {
@@ -128,10 +110,4 @@ pub trait Api: Send + Sync + 'static {
     async fn iterator(&self, shard: &ShardId, begin: Begin) -> Answered<String>;
     /// GetRecords; at most `limit` records, 1 to 10,000.
     async fn records(&self, iterator: &str, limit: usize) -> Answered<Batch>;
-    /// RegisterStreamConsumer.
-    async fn register(&self, stream_arn: &str, name: &str) -> Answered<Consumer>;
-    /// DescribeStreamConsumer.
-    async fn consumer(&self, stream_arn: &str, name: &str) -> Answered<Consumer>;
-    /// SubscribeToShard.
-    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, begin: Begin) -> Answered<Box<dyn Events>>;
 }

@@ -6,7 +6,7 @@ mod endpoint {
     mod bad_input;
     mod differences;
     mod faults;
-    mod harness;
+    pub(crate) mod harness;
     mod limits;
     mod listing;
     mod records;
@@ -14,3 +14,5 @@ mod endpoint {
     mod subscription;
     mod time;
 }
+
+mod source;

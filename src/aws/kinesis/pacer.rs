@@ -105,7 +105,6 @@ mod tests {
                 let mut struck = pacer.clone();
                 struck.throttled(0, random);
                 let longest = (250_000u64 << strike.min(5)).min(5_000_000);
-                struck.
                 prop_assert!(struck.wait_us(0) >= longest / 2 && struck.wait_us(0) <= 5_000_000);
                 pacer.strikes = struck.strikes;
             }

@@ -406,8 +406,8 @@ impl Poller {
 
 fn vanished(shard: &ShardId) -> Fault {
     Fault::corrupt(format!(
-        "gap: the stream no longer has the shard {shard}, and its end was not read: its records were forgotten, or the stream was \
-         replaced. Start a new pipeline, or take the shard's row out after you have looked at what is missing"
+        "gap: the stream no longer has the shard {shard}, and its end was not read: its records were forgotten, or the stream \
+         was replaced. Start a new pipeline, or take the shard's row out after you have looked at what is missing"
     ))
 }
 

@@ -93,6 +93,9 @@ async fn a_dropped_request_has_no_effect_and_a_dropped_reply_has_one() {
         assert!(broken.starts_with("broken: "), "{broken}");
         assert_eq!(contract.read_all(SHARD).await.len(), stored);
     }
+    plan(&contract, "ListShards", None, 1, FaultKind::DropReply);
+    let headers = "content-type: application/x-amz-json-1.1\r\nx-amz-target: Kinesis_20131202.ListShards\r\n";
+    assert_eq!(raw(&contract, &post("/", headers, r#"{"StreamName":"s"}"#)).await, "", "not even a status");
     put(&contract, b"y").await.expect("the next connection is whole");
 }
 

@@ -1,9 +1,7 @@
 //! Goal: what enhanced fan-out promises: pushed records, a number to go on from, an end with children, 5 minutes, one subscriber.
 
 use aws_sdk_kinesis::operation::subscribe_to_shard::SubscribeToShardOutput;
-use aws_sdk_kinesis::types::{
-    ConsumerStatus, ShardIteratorType, StartingPosition, SubscribeToShardEvent, SubscribeToShardEventStream,
-};
+use aws_sdk_kinesis::types::{ConsumerStatus, ShardIteratorType, StartingPosition, SubscribeToShardEvent};
 
 use super::harness::{Contract, SECOND_US, code};
 
@@ -35,10 +33,9 @@ async fn subscribe(contract: &Contract, arn: &str, position: StartingPosition) -
 
 /// The next event; none at the end of the stream.
 async fn next(subscription: &mut SubscribeToShardOutput) -> Option<SubscribeToShardEvent> {
-    match subscription.event_stream.recv().await.expect("no error in the stream")? {
-        SubscribeToShardEventStream::SubscribeToShardEvent(event) => Some(event),
-        other => panic!("an event of another type: {other:?}"),
-    }
+    let event = subscription.event_stream.recv().await.expect("no error in the stream")?;
+    let event = event.as_subscribe_to_shard_event().map_err(|other| format!("an event of another type: {other:?}"));
+    Some(event.expect("records").clone())
 }
 
 /// Events until so many records came; their payloads and the last number to go on from.

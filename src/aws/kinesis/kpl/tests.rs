@@ -120,18 +120,17 @@ proptest! {
                 prop_assert!(!parts.is_empty() && parts.len() <= subs.len());
             }
             Opened::Malformed(kept) => prop_assert_eq!(kept, record(data)),
-            other => prop_assert!(false, "{other:?}"),
+            Opened::Plain(_) | Opened::TooLarge(_) => prop_assert!(false, "the digest fits and the bounds are wide"),
         }
     }
 
     #[test]
     fn arbitrary_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let data = sealed(&bytes);
-        let kept = match open(record(data.clone()), &ALL, Bounds::default()) {
-            Opened::Parts(parts) => return Ok(prop_assert!(!parts.is_empty())),
-            Opened::Plain(kept) | Opened::Malformed(kept) | Opened::TooLarge(kept) => kept,
-        };
-        prop_assert_eq!(kept, record(data));
+        match open(record(data.clone()), &ALL, Bounds::default()) {
+            Opened::Parts(parts) => prop_assert!(!parts.is_empty()),
+            Opened::Plain(kept) | Opened::Malformed(kept) | Opened::TooLarge(kept) => prop_assert_eq!(kept, record(data)),
+        }
     }
 }
 

@@ -5,7 +5,8 @@
 //! refused, or finds nothing for ever. Numbers are not dense, so a jump is no sign either. What is certain: nothing is forgotten
 //! before the retention period has passed, and in order. So a shard read completely up to a time that lies within the retention
 //! has lost nothing ([`Cursor::is_suspect`]); else the position's own record is asked for: if it is there, nothing after it
-//! is gone. If it is gone, it cannot be known whether others went with it, and it is a gap. A position without memory (a new process) is
+//! is gone. If it is gone, it cannot be known whether others went with it, and it is a gap. A position without memory (a
+//! new process) is
 //! always asked for. A shard that was silent for longer than the retention therefore shows a gap after a restart, unless
 //! [`Cursor::recall`] is told until when it was read. A reader that began at the horizon is believed until it has got
 //! away from it: what goes while it catches up is what a start at the horizon leaves out.

@@ -293,7 +293,7 @@ mod tests {
         for part in [
             "kinesis GetRecords of arn:aws:kinesis:eu-west-1:123456789012:stream/orders",
             "AccessDeniedException (HTTP 400, request id id-7, \"User x is not authorized\")",
-            r#"{"Effect":"Allow","Action":"kinesis:GetRecords","Resource":"arn:aws:kinesis:eu-west-1:123456789012:stream/orders"}"#,
+            r#"{"Effect":"Allow","Action":"kinesis:GetRecords","Resource":"arn:aws:kinesis:eu-west-1:123456789012:stream/"#,
         ] {
             assert!(text.contains(part), "{part} is missing in: {text}");
         }

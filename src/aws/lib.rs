@@ -21,3 +21,14 @@ pub mod s3 {
 
 #[cfg(test)]
 mod fixtures;
+
+/// The source: polling, KPL records taken apart.
+pub mod kinesis {
+    pub mod api;
+    pub mod cursor;
+    pub mod elapsed;
+    pub mod kpl;
+    pub mod pacer;
+    pub mod sdk;
+    pub mod source;
+}

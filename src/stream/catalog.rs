@@ -157,7 +157,7 @@ fn number_of(shard: &ShardId) -> i64 {
 }
 
 /// The ranges a stream starts with: equal parts of 0..2^128, the last takes the rest.
-fn even_ranges(shards: usize) -> Vec<(u128, u128)> {
+pub(super) fn even_ranges(shards: usize) -> Vec<(u128, u128)> {
     let shards = shards.max(1) as u128;
     // floor(2^128 / n) without 2^128, which has no place in 128 bits.
     let step = (u128::MAX / shards).wrapping_add(u128::from(u128::MAX % shards == shards - 1));

@@ -192,6 +192,16 @@ impl EmbeddedStream {
         })
     }
 
+    /// The place after the newest record there ever was. Blocks.
+    pub fn end_blocking(&self, shard: &ShardId) -> Result<Position> {
+        Ok(Position::after(Sequence::dense(self.0.store(shard)?.state()?.next - 1)))
+    }
+
+    /// The place before the first record kept that arrived at this time (microseconds since 1970) or later. Blocks.
+    pub fn before_arrival(&self, shard: &ShardId, arrival_us: i64) -> Result<Position> {
+        Ok(Position::after(Sequence::dense(self.0.store(shard)?.first_at(arrival_us)? - 1)))
+    }
+
     /// Retention: forgets the records of a shard that arrived before this time; the number forgotten. Blocks.
     pub fn trim_before(&self, shard: &ShardId, arrival_us: i64) -> Result<u64> {
         self.0.store(shard)?.trim_before(arrival_us)

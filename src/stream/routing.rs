@@ -134,6 +134,11 @@ impl Key<'_> {
     }
 }
 
+/// The hash key of a record that has a partition key or an explicit hash key.
+pub(super) fn hash_key_of(record: &PutRecord) -> u128 {
+    record.explicit_hash_key.unwrap_or_else(|| md5_of(record.partition_key.as_deref().unwrap_or_default()))
+}
+
 fn md5_of(data: &[u8]) -> u128 {
     u128::from_be_bytes(Md5::digest(data).into())
 }

@@ -160,6 +160,19 @@ impl ShardStore {
         )
     }
 
+    /// Number of the first record kept that arrived at this time or later; the next to come if there is none.
+    pub(super) fn first_at(&self, arrival_us: i64) -> Result<u64> {
+        self.reader.with(
+            || Ok(Reader { connection: database::open(&self.path)?, current: None }),
+            |reader| {
+                let doing = format!("search shard {}", self.shard);
+                let transaction = reader.connection.transaction().map_err(|error| sqlite_fault(&error, &doing))?;
+                let state = read_state(&transaction).map_err(|error| sqlite_fault(&error, &doing))?;
+                self.find_cut(&transaction, state, arrival_us).map(|cut| cut.first).map_err(|trouble| trouble.into_fault(&doing))
+            },
+        )
+    }
+
     /// The state row.
     pub(super) fn state(&self) -> Result<State> {
         self.reader.with(

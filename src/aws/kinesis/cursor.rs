@@ -1,0 +1,195 @@
+//! What one reader remembers of one shard between two reads.
+//!
+//! # What can be known of lost records
+//! Kinesis says nothing when the records after a position were forgotten: the iterator silently stands at the horizon, or is
+//! refused, or finds nothing for ever. Numbers are not dense, so a jump is no sign either. What is certain: nothing is forgotten
+//! before the retention period has passed, and in order. So a shard read completely up to a time that lies within the retention
+//! has lost nothing ([`Cursor::is_suspect`]); else the position's own record is asked for: if it is there, nothing after it
+//! is gone. If it is gone, it cannot be known whether others went with it, and it is a gap. A position without memory (a
+//! new process) is
+//! always asked for. A shard that was silent for longer than the retention therefore shows a gap after a restart, unless
+//! [`Cursor::recall`] is told until when it was read. A reader that began at the horizon is believed until it has got
+//! away from it: what goes while it catches up is what a start at the horizon leaves out.
+//!
+//! Owns: iterator, records that were fetched and not handed out, freshness. Does not own: calls and pace (source).
+
+use std::collections::VecDeque;
+
+use sluicebox_actors::model::position::{Position, Sequence};
+use sluicebox_actors::model::record::RawRecord;
+use sluicebox_actors::ports::{Read, ShardInfo};
+
+use super::api::{Batch, Begin};
+
+/// Clear of the horizon by so much, a reader that began there has got away from it.
+const AWAY_US: i64 = 300_000_000;
+
+/// Memory of one shard.
+#[derive(Debug, Default)]
+pub struct Cursor {
+    handed: Position,
+    fetched: Position,
+    fetched_any: bool,
+    iterator: Option<String>,
+    waiting: VecDeque<RawRecord>,
+    children: Option<Vec<ShardInfo>>,
+    behind_ms: Option<i64>,
+    now_us: i64,
+    // All records that arrived until then were fetched, by the service's clock.
+    fresh_us: Option<i64>,
+    from_horizon: bool,
+    gap: Option<Position>,
+    restart_at_horizon: bool,
+    weight_each: usize,
+}
+
+impl Cursor {
+    /// A reader wants what follows this position. Anywhere but where the last answer ended, memory is worth nothing.
+    pub fn aim(&mut self, after: Position) {
+        if self.fetched_any && self.handed == after {
+            return;
+        }
+        let (now_us, weight_each) = (self.now_us, self.weight_each);
+        *self = Self { handed: after, fetched: after, fetched_any: true, now_us, weight_each, ..Self::default() };
+        self.from_horizon = after == Position::START;
+    }
+
+    /// What somebody else remembers: the shard was read completely up to this position until this time of the service's clock.
+    pub fn recall(&mut self, after: Position, fresh_us: i64) {
+        self.aim(after);
+        self.fresh_us = self.fresh_us.max(Some(fresh_us));
+    }
+
+    /// The iterator that goes on, if there is one.
+    pub fn iterator(&self) -> Option<&str> {
+        self.iterator.as_deref()
+    }
+
+    /// Where a new iterator has to begin: AFTER the last record fetched, never at it, never at the latest.
+    pub fn begin(&self) -> Begin {
+        match (self.fetched.sequence(), self.fetched.as_arrival()) {
+            _ if self.restart_at_horizon => Begin::Horizon,
+            (Some(last), _) => Begin::After(last),
+            // Arrivals have milliseconds: the first that is not earlier.
+            (None, Some(at_us)) => Begin::Time(at_us.div_euclid(1000) + i64::from(at_us.rem_euclid(1000) != 0)),
+            (None, None) => Begin::Horizon,
+        }
+    }
+
+    /// A new iterator, or none: the old one has expired.
+    pub fn set_iterator(&mut self, iterator: Option<String>) {
+        self.iterator = iterator;
+    }
+
+    /// So many records of the last size fit into this room.
+    pub fn limit(&self, max_records: usize, max_bytes: usize) -> usize {
+        let fit = max_bytes.checked_div(self.weight_each).unwrap_or(max_records);
+        fit.min(max_records).clamp(1, 10_000)
+    }
+
+    /// Must the position's own record be asked for before this answer is believed? The record to ask for, if so.
+    pub fn is_suspect(&self, batch: &Batch, retention_us: i64) -> Option<Sequence> {
+        let own = self.fetched.sequence()?;
+        if self.gap.is_some() || self.from_horizon {
+            return None;
+        }
+        let now_us = self.now_us.max(batch.date_us.unwrap_or(i64::MIN));
+        match self.fresh_us {
+            // The service's clock comes in whole seconds.
+            Some(fresh_us) if now_us.saturating_sub(fresh_us) + 1_000_000 < retention_us => None,
+            Some(_) | None => Some(own),
+        }
+    }
+
+    /// The position's own record is gone; the first one left, if it is known.
+    pub fn gap(&mut self, first_left: Option<Sequence>) {
+        self.gap = Some(first_left.map_or(self.handed, Position::after));
+    }
+
+    /// Go on at the horizon: the position cannot be asked for any more.
+    pub fn restart_at_horizon(&mut self) {
+        self.restart_at_horizon = true;
+        self.iterator = None;
+    }
+
+    /// Does the horizon lie before a position that the service refused? Then it is not the same stream.
+    pub fn is_replaced(&self, batch: &Batch) -> bool {
+        let older = |record: &RawRecord| Position::after(record.sequence) <= self.fetched;
+        self.gap.is_some() && self.restart_at_horizon && batch.records.first().is_some_and(older)
+    }
+
+    /// Was an answer empty although the end of it lies behind by all that is kept? Such an iterator never moves.
+    pub fn is_stuck(&self, batch: &Batch, retention_us: i64) -> bool {
+        batch.records.is_empty() && batch.behind_ms.is_some_and(|behind| behind.saturating_mul(1000) >= retention_us)
+    }
+
+    /// Takes an answer in. `parts` are its records, aggregates taken apart; what was there before is left out.
+    pub fn take(&mut self, batch: Batch, parts: Vec<RawRecord>, retention_us: i64) {
+        let kinesis_records = batch.records.len();
+        let weight: usize = parts.iter().map(RawRecord::weight).sum();
+        self.weight_each = weight.checked_div(kinesis_records).unwrap_or(self.weight_each);
+        let newest = batch.records.iter().map(|record| record.arrival_us).max();
+        self.now_us = self.now_us.max(batch.date_us.or(newest).unwrap_or(i64::MIN));
+        let known = self.fetched;
+        self.waiting.extend(parts.into_iter().filter(|part| Position::after(part.sequence) > known));
+        if let Some(last) = self.waiting.back() {
+            self.fetched = self.fetched.max(Position::after(last.sequence));
+            self.restart_at_horizon = false;
+        }
+        self.behind_ms = batch.behind_ms;
+        self.fresh_us = self.fresh_us.max(batch.behind_ms.map(|behind| self.now_us - behind.saturating_mul(1000)));
+        let away = |fresh: i64| self.now_us - fresh + AWAY_US < retention_us;
+        self.from_horizon = self.from_horizon && !self.fresh_us.is_some_and(away);
+        if batch.next.is_none() {
+            self.children = Some(batch.children);
+        }
+        self.iterator = batch.next;
+    }
+
+    /// Nothing is left to hand out.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// The stream has closed the shard and every record of it was fetched; what it said came out of it.
+    pub fn end(&self) -> Option<&[ShardInfo]> {
+        self.children.as_deref()
+    }
+
+    /// There is more, although the last answer was empty.
+    pub fn has_more(&self) -> bool {
+        self.iterator.is_some() && self.behind_ms != Some(0)
+    }
+
+    /// How far the last record fetched lies behind the tip, milliseconds.
+    pub fn behind_ms(&self) -> Option<i64> {
+        self.behind_ms
+    }
+
+    /// The position asked for, as it stands.
+    pub fn fetched(&self) -> Position {
+        self.fetched
+    }
+
+    /// Hands records out: whole Kinesis records, at least one if there is one.
+    pub fn hand_out(&mut self, max_records: usize, max_bytes: usize, children: Option<Vec<ShardInfo>>) -> Read {
+        let (mut records, mut weight) = (Vec::new(), 0usize);
+        while let Some(first) = self.waiting.front() {
+            let sequence = first.sequence;
+            let whole = self.waiting.iter().take_while(|part| part.sequence == sequence);
+            let (count, bytes) = whole.fold((0, 0), |(count, bytes), part| (count + 1, bytes + part.weight()));
+            if !records.is_empty() && (records.len() + count > max_records || weight + bytes > max_bytes) {
+                break;
+            }
+            records.extend(self.waiting.drain(..count));
+            weight += bytes;
+        }
+        let trimmed_before = self.gap;
+        if let Some(last) = records.last() {
+            self.handed = Position::after(last.sequence);
+            self.gap = None;
+        }
+        let caught_up = self.waiting.is_empty() && (self.behind_ms == Some(0) || self.children.is_some());
+        Read { records, caught_up, now_us: self.now_us, ended: children, trimmed_before }
+    }
+}

@@ -1,0 +1,176 @@
+//! The calls by `aws-sdk-kinesis`.
+//!
+//! Owns: requests, answers in our values, the meaning of error codes, the `Date` of an answer. Does not own: pace and retries
+//! (source), words of faults (error).
+
+use std::error::Error;
+use std::sync::{Arc, OnceLock};
+
+use async_trait::async_trait;
+use aws_sdk_kinesis::Client;
+use aws_sdk_kinesis::config::ConfigBag;
+use aws_sdk_kinesis::config::interceptors::BeforeDeserializationInterceptorContextRef;
+use aws_sdk_kinesis::config::{Intercept, RuntimeComponents};
+use aws_sdk_kinesis::error::BoxError;
+use aws_sdk_kinesis::types::{ChildShard, HashKeyRange, Record, Shard, ShardIteratorType};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::SdkError;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use bytes::Bytes;
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::model::record::RawRecord;
+use sluicebox_actors::ports::ShardInfo;
+
+use super::api::{Answered, Api, Batch, Begin, Page, Refusal, Summary, What};
+use crate::error::{Call, Class, classify, code};
+
+/// The API of one stream.
+#[derive(Clone, Debug)]
+pub struct SdkApi {
+    client: Client,
+    stream: Arc<str>,
+}
+
+impl SdkApi {
+    /// A stream by its name; the client must not retry on its own.
+    pub fn new(client: Client, stream: impl Into<Arc<str>>) -> Self {
+        Self { client, stream: stream.into() }
+    }
+
+    fn refused<E>(&self, operation: &'static str, error: &SdkError<E, HttpResponse>) -> Refusal
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+    {
+        let what = match (code(error), classify(error)) {
+            (Some("ExpiredIteratorException"), _) => What::ExpiredIterator,
+            (Some("ExpiredNextTokenException"), _) => What::ExpiredToken,
+            (Some("InvalidArgumentException"), _) => What::InvalidArgument,
+            (_, Class::Throttled) => What::Throttled,
+            (_, Class::NotFound) => What::NotFound,
+            (_, Class::Unavailable | Class::NoAnswer | Class::Denied | Class::Unconfigured) => What::Other,
+            (_, Class::Conflict | Class::Invalid) => What::Other,
+        };
+        let resource = format!("arn:aws:kinesis:*:*:stream/{}", self.stream);
+        Refusal { what, fault: Call { service: "kinesis", operation, resource: &resource }.fault(error) }
+    }
+}
+
+/// Keeps the `Date` of the answer to one call: the only clock of the service that an answer shows.
+#[derive(Debug, Clone, Default)]
+struct Dated(Arc<OnceLock<i64>>);
+
+impl Intercept for Dated {
+    fn name(&self) -> &'static str {
+        "Dated"
+    }
+
+    fn read_before_deserialization(
+        &self,
+        context: &BeforeDeserializationInterceptorContextRef<'_>,
+        _components: &RuntimeComponents,
+        _config: &mut ConfigBag,
+    ) -> std::result::Result<(), BoxError> {
+        let date = context.response().headers().get("date");
+        if let Some(date) = date.and_then(|text| DateTime::from_str(text, Format::HttpDate).ok()) {
+            self.0.get_or_init(|| date.secs().saturating_mul(1_000_000));
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Api for SdkApi {
+    async fn list_shards(&self, token: Option<String>) -> Answered<Page> {
+        // A token stands for the stream; both together are refused.
+        let stream = token.is_none().then(|| self.stream.to_string());
+        let answer = self.client.list_shards().set_stream_name(stream).set_next_token(token).send().await;
+        let answer = answer.map_err(|error| self.refused("ListShards", &error))?;
+        let shards = answer.shards().iter().map(shard_info).collect::<Result<_>>().map_err(other)?;
+        Ok(Page { shards, next: answer.next_token })
+    }
+
+    async fn summary(&self) -> Answered<Summary> {
+        let answer = self.client.describe_stream_summary().stream_name(&*self.stream).send().await;
+        let answer = answer.map_err(|error| self.refused("DescribeStreamSummary", &error))?;
+        let Some(summary) = answer.stream_description_summary else {
+            return Err(other(Fault::retry("kinesis DescribeStreamSummary: an answer without a description")));
+        };
+        let hours = i64::from(summary.retention_period_hours.max(1));
+        Ok(Summary { arn: summary.stream_arn, retention_us: hours * 3_600_000_000 })
+    }
+
+    async fn iterator(&self, shard: &ShardId, begin: Begin) -> Answered<String> {
+        let call = self.client.get_shard_iterator().stream_name(&*self.stream).shard_id(shard.as_str());
+        let call = match begin {
+            Begin::Horizon => call.shard_iterator_type(ShardIteratorType::TrimHorizon),
+            Begin::At(at) => {
+                call.shard_iterator_type(ShardIteratorType::AtSequenceNumber).starting_sequence_number(at.to_string())
+            }
+            Begin::After(last) => {
+                call.shard_iterator_type(ShardIteratorType::AfterSequenceNumber).starting_sequence_number(last.to_string())
+            }
+            Begin::Time(at_ms) => {
+                call.shard_iterator_type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at_ms))
+            }
+        };
+        let answer = call.send().await.map_err(|error| self.refused("GetShardIterator", &error))?;
+        answer.shard_iterator.ok_or_else(|| other(Fault::retry("kinesis GetShardIterator: an answer without an iterator")))
+    }
+
+    async fn records(&self, iterator: &str, limit: usize) -> Answered<Batch> {
+        let dated = Dated::default();
+        let limit = i32::try_from(limit.clamp(1, 10_000)).unwrap_or(10_000);
+        let call = self.client.get_records().shard_iterator(iterator).limit(limit).customize().interceptor(dated.clone());
+        let answer = call.send().await.map_err(|error| self.refused("GetRecords", &error))?;
+        let children = answer.child_shards().iter().map(child_info).collect::<Result<_>>().map_err(other)?;
+        let records = answer.records.into_iter().map(raw).collect::<Result<_>>().map_err(other)?;
+        let date_us = dated.0.get().copied();
+        Ok(Batch { records, next: answer.next_shard_iterator, behind_ms: answer.millis_behind_latest, children, date_us })
+    }
+}
+
+fn other(fault: Fault) -> Refusal {
+    Refusal { what: What::Other, fault }
+}
+
+fn raw(record: Record) -> Result<RawRecord> {
+    let arrival = record.approximate_arrival_timestamp.and_then(|at| i64::try_from(at.as_nanos() / 1_000).ok());
+    let arrival_us = arrival.ok_or_else(|| {
+        Fault::corrupt(format!("record {} has no time of arrival: the endpoint is not Kinesis", record.sequence_number))
+    })?;
+    Ok(RawRecord {
+        sequence: record.sequence_number.parse()?,
+        sub_sequence: 0,
+        foreign: false,
+        // A stream that distributes by itself returns no key.
+        partition_key: record.partition_key.map(Bytes::from).unwrap_or_default(),
+        arrival_us,
+        data: record.data.into_inner().into(),
+    })
+}
+
+fn hash_range(shard: &str, range: Option<&HashKeyRange>) -> Result<(u128, u128)> {
+    let numbers = range.and_then(|range| Some((range.starting_hash_key.parse().ok()?, range.ending_hash_key.parse().ok()?)));
+    numbers.ok_or_else(|| Fault::corrupt(format!("shard {shard} is listed without a hash range that can be read")))
+}
+
+fn shard_info(shard: &Shard) -> Result<ShardInfo> {
+    let (hash_start, hash_end) = hash_range(&shard.shard_id, shard.hash_key_range.as_ref())?;
+    let parents = [&shard.parent_shard_id, &shard.adjacent_parent_shard_id];
+    Ok(ShardInfo {
+        shard: ShardId::new(shard.shard_id.as_str()),
+        parents: parents.into_iter().flatten().map(|parent| ShardId::new(parent.as_str())).collect(),
+        hash_start,
+        hash_end,
+        closed: shard.sequence_number_range.as_ref().is_some_and(|range| range.ending_sequence_number.is_some()),
+    })
+}
+
+fn child_info(child: &ChildShard) -> Result<ShardInfo> {
+    let (hash_start, hash_end) = hash_range(&child.shard_id, child.hash_key_range.as_ref())?;
+    let parents = child.parent_shards.iter().map(|parent| ShardId::new(parent.as_str())).collect();
+    Ok(ShardInfo { shard: ShardId::new(child.shard_id.as_str()), parents, hash_start, hash_end, closed: false })
+}

@@ -1,0 +1,429 @@
+//! A Kinesis stream as the port wants it, by polling.
+//!
+//! Owns: listings, the calls of a read and their retries, the end of a shard, the verdict on lost records. Does not own: what is
+//! remembered of a shard (cursor), pace (pacer), aggregates (kpl), the SDK (sdk).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::position::{Position, Sequence, ShardId};
+use sluicebox_actors::model::record::RawRecord;
+use sluicebox_actors::ports::{Clock, Read, ShardInfo, Stream};
+
+use super::api::{Api, Batch, Begin, Refusal, What};
+use super::cursor::Cursor;
+use super::elapsed::Elapsed;
+use super::kpl::{self, Bounds, Opened};
+use super::pacer::Pacer;
+use crate::client::AwsRuntime;
+
+/// Pages of a listing: a thousand shards each, and no account has so many.
+const PAGES_MAX: usize = 1000;
+/// Listings begun anew because their token expired.
+const LISTINGS_MAX: usize = 3;
+/// Calls for one answer, before the caller is told that it is throttled.
+const TRIES: usize = 4;
+/// Empty answers in one read: Kinesis gives them between records that lie far apart.
+const EMPTY_MAX: usize = 4;
+/// A retention that was changed is noticed after so long.
+const SUMMARY_US: u64 = 600_000_000;
+
+/// How a stream is read.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// GetRecords a second and shard, 1 to 5; all polling readers of the stream share 5.
+    pub reads_a_second: u32,
+    /// KPL aggregates are taken apart, within these bounds; none = left alone.
+    pub aggregates: Option<Bounds>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { reads_a_second: 5, aggregates: Some(Bounds::default()) }
+    }
+}
+
+/// Aggregates so far.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Taken apart.
+    pub opened: AtomicU64,
+    /// Left whole, because they cannot be read.
+    pub malformed: AtomicU64,
+    /// Left whole, because they would outgrow the bounds.
+    pub too_large: AtomicU64,
+}
+
+/// A stream, read by polling. Clones share what is remembered of each shard.
+#[derive(Clone)]
+pub struct KinesisStream {
+    name: Arc<str>,
+    runtime: AwsRuntime,
+    poller: Arc<Poller>,
+}
+
+struct Poller {
+    api: Arc<dyn Api>,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+    elapsed: Elapsed,
+    listed: Mutex<HashMap<ShardId, ShardInfo>>,
+    shards: Mutex<HashMap<ShardId, Arc<Slot>>>,
+    retention: Mutex<Option<(u64, i64)>>,
+    counts: Counts,
+}
+
+struct Slot {
+    reading: tokio::sync::Mutex<Reading>,
+    behind_ms: Mutex<Option<i64>>,
+}
+
+struct Reading {
+    cursor: Cursor,
+    records: Pacer,
+    iterators: Pacer,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing panics between two halves of a change of these maps.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl KinesisStream {
+    /// A stream by its name. Nothing is called yet.
+    pub fn new(name: &str, api: Arc<dyn Api>, runtime: AwsRuntime, clock: Arc<dyn Clock>, settings: Settings) -> Self {
+        let poller = Poller {
+            api,
+            settings,
+            clock,
+            elapsed: Elapsed::start(),
+            listed: Mutex::default(),
+            shards: Mutex::default(),
+            retention: Mutex::default(),
+            counts: Counts::default(),
+        };
+        Self { name: name.into(), runtime, poller: Arc::new(poller) }
+    }
+
+    /// Iterator age: how far the last record fetched lies behind the tip, milliseconds (`MillisBehindLatest`); none before the
+    /// first answer.
+    pub fn behind(&self, shard: &ShardId) -> Option<i64> {
+        *lock(&self.poller.slot(shard).behind_ms)
+    }
+
+    /// Aggregates so far.
+    pub fn counts(&self) -> &Counts {
+        &self.poller.counts
+    }
+
+    /// What a store remembers: up to this position the shard was read completely until this time of the service's clock. Spares
+    /// a shard that was silent for longer than the retention a false gap after a restart.
+    pub async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) {
+        self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
+    }
+}
+
+#[async_trait]
+impl Stream for KinesisStream {
+    fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    async fn shards(&self) -> Result<Vec<ShardInfo>> {
+        let poller = self.poller.clone();
+        self.runtime.run(async move { poller.list().await }).await
+    }
+
+    async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
+        let (poller, shard) = (self.poller.clone(), shard.clone());
+        self.runtime.run(async move { poller.read(&shard, after, max_records, max_bytes).await }).await
+    }
+}
+
+impl Poller {
+    fn slot(&self, shard: &ShardId) -> Arc<Slot> {
+        let new = || {
+            let reads = Pacer::new(self.settings.reads_a_second.clamp(1, 5));
+            let reading = Reading { cursor: Cursor::default(), records: reads, iterators: Pacer::new(5) };
+            Arc::new(Slot { reading: tokio::sync::Mutex::new(reading), behind_ms: Mutex::default() })
+        };
+        lock(&self.shards).entry(shard.clone()).or_insert_with(new).clone()
+    }
+
+    /// All pages, or a fault: half a listing looks like shards that have gone.
+    async fn list(&self) -> Result<Vec<ShardInfo>> {
+        'listing: for _ in 0..LISTINGS_MAX {
+            let (mut shards, mut token) = (Vec::new(), None);
+            for _ in 0..PAGES_MAX {
+                match self.api.list_shards(token).await {
+                    Ok(page) => {
+                        shards.extend(page.shards);
+                        token = page.next;
+                    }
+                    Err(refusal) if refusal.what == What::ExpiredToken => continue 'listing,
+                    Err(refusal) => return Err(refusal.into()),
+                }
+                if token.is_none() {
+                    if !covers(shards.iter().filter(|shard| !shard.closed), 0, u128::MAX) {
+                        return Err(Fault::retry(
+                            "kinesis ListShards: the open shards leave a hole in the hash range; it is asked again until the \
+                             listing is whole",
+                        ));
+                    }
+                    *lock(&self.listed) = shards.iter().map(|info| (info.shard.clone(), info.clone())).collect();
+                    return Ok(shards);
+                }
+            }
+            return Err(Fault::retry(format!("kinesis ListShards: more than {PAGES_MAX} pages")));
+        }
+        Err(Fault::retry("kinesis ListShards: the token for the next page expired again and again"))
+    }
+
+    async fn info(&self, shard: &ShardId) -> Result<ShardInfo> {
+        if let Some(info) = lock(&self.listed).get(shard) {
+            return Ok(info.clone());
+        }
+        let all = self.list().await?;
+        all.into_iter().find(|info| info.shard == *shard).ok_or_else(|| vanished(shard))
+    }
+
+    async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
+        let slot = self.slot(shard);
+        let mut reading = slot.reading.lock().await;
+        reading.cursor.aim(after);
+        for _ in 0..EMPTY_MAX {
+            if !reading.cursor.is_empty() || reading.cursor.end().is_some() {
+                break;
+            }
+            self.fetch(shard, &mut reading, max_records, max_bytes).await?;
+            *lock(&slot.behind_ms) = reading.cursor.behind_ms();
+            if !reading.cursor.has_more() {
+                break;
+            }
+        }
+        let children = match reading.cursor.end() {
+            Some(told) if reading.cursor.is_empty() => Some(self.children(shard, told).await?),
+            Some(_) | None => None,
+        };
+        Ok(reading.cursor.hand_out(max_records, max_bytes, children))
+    }
+
+    /// One answer into the cursor. It is taken in whole or not at all: a caller may stop waiting at any point.
+    async fn fetch(&self, shard: &ShardId, reading: &mut Reading, max_records: usize, max_bytes: usize) -> Result<()> {
+        let limit = reading.cursor.limit(max_records, max_bytes);
+        let batch = self.answer(shard, reading, limit).await?;
+        let retention_us = self.retention().await?;
+        if let Some(own) = reading.cursor.is_suspect(&batch, retention_us)
+            && !self.is_there(shard, reading, own).await?
+        {
+            reading.cursor.gap(batch.records.first().map(|record| record.sequence));
+        }
+        if reading.cursor.is_replaced(&batch) {
+            return Err(Fault::corrupt(format!(
+                "{shard} holds older records than its position, which the stream refuses: the stream was replaced. Start a new \
+                 pipeline, or name the stream that this one began with"
+            )));
+        }
+        let stuck = reading.cursor.is_stuck(&batch, retention_us);
+        let parts = self.open(shard, &batch).await?;
+        reading.cursor.take(batch, parts, retention_us);
+        if stuck {
+            reading.cursor.restart_at_horizon();
+        }
+        Ok(())
+    }
+
+    async fn answer(&self, shard: &ShardId, reading: &mut Reading, limit: usize) -> Result<Batch> {
+        let mut last = Fault::retry(format!("reading {shard}: no answer after {TRIES} tries"));
+        for _ in 0..TRIES {
+            let iterator = match reading.cursor.iterator() {
+                Some(iterator) => iterator.to_owned(),
+                None => match self.new_iterator(shard, reading).await? {
+                    Some(iterator) => iterator,
+                    None => continue,
+                },
+            };
+            match self.call(reading, &iterator, limit).await {
+                Ok(batch) => return Ok(batch),
+                Err(Refusal { what: What::NotFound, .. }) => return Err(self.missing(shard).await),
+                Err(Refusal { what: What::ExpiredIterator | What::InvalidArgument, fault }) => {
+                    reading.cursor.set_iterator(None);
+                    last = Fault::retry(fault.to_string());
+                }
+                Err(Refusal { what: What::Throttled, fault }) => last = fault,
+                Err(Refusal { what: What::ExpiredToken | What::Other, fault }) => return Err(fault),
+            }
+        }
+        Err(last)
+    }
+
+    /// GetRecords at its pace.
+    async fn call(&self, reading: &mut Reading, iterator: &str, limit: usize) -> Result<Batch, Refusal> {
+        self.wait(&reading.records).await;
+        reading.records.called(self.elapsed.us());
+        let answer = self.api.records(iterator, limit).await;
+        match &answer {
+            Ok(batch) => {
+                let bytes = batch.records.iter().map(|record| record.data.len() + record.partition_key.len()).sum::<usize>();
+                reading.records.answered(self.elapsed.us(), bytes as u64);
+            }
+            Err(refusal) if refusal.what == What::Throttled => {
+                reading.records.throttled(self.elapsed.us(), self.clock.random());
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// A new iterator for the cursor; none = try again.
+    async fn new_iterator(&self, shard: &ShardId, reading: &mut Reading) -> Result<Option<String>> {
+        let begin = reading.cursor.begin();
+        match self.begin(shard, reading, begin).await {
+            Ok(iterator) => {
+                reading.cursor.set_iterator(Some(iterator.clone()));
+                Ok(Some(iterator))
+            }
+            Err(Refusal { what: What::NotFound, .. }) => Err(self.missing(shard).await),
+            // Forgotten, or of another stream of that name: either way it cannot be gone on from here.
+            Err(Refusal { what: What::InvalidArgument, .. }) if reading.cursor.fetched().sequence().is_some() => {
+                reading.cursor.gap(None);
+                reading.cursor.restart_at_horizon();
+                Ok(None)
+            }
+            Err(Refusal { what: What::InvalidArgument, fault }) if matches!(begin, Begin::Time(_)) => Err(Fault::retry(format!(
+                "{shard} is to be read from a time that lies ahead of the service's clock; it is waited for: {fault}"
+            ))),
+            Err(refusal) => Err(refusal.into()),
+        }
+    }
+
+    async fn begin(&self, shard: &ShardId, reading: &mut Reading, begin: Begin) -> Result<String, Refusal> {
+        self.wait(&reading.iterators).await;
+        reading.iterators.called(self.elapsed.us());
+        let answer = self.api.iterator(shard, begin).await;
+        if answer.as_ref().is_err_and(|refusal| refusal.what == What::Throttled) {
+            reading.iterators.throttled(self.elapsed.us(), self.clock.random());
+        }
+        answer
+    }
+
+    /// Is the record still kept? An empty answer that does not end says nothing, and is asked again.
+    async fn is_there(&self, shard: &ShardId, reading: &mut Reading, own: Sequence) -> Result<bool> {
+        let mut iterator = match self.begin(shard, reading, Begin::At(own)).await {
+            Ok(iterator) => iterator,
+            Err(refusal) if refusal.what == What::InvalidArgument => return Ok(false),
+            Err(refusal) => return Err(refusal.into()),
+        };
+        for _ in 0..TRIES {
+            let batch = self.call(reading, &iterator, 1).await?;
+            match (batch.records.first(), batch.next) {
+                (Some(first), _) => return Ok(first.sequence <= own),
+                (None, Some(next)) if batch.behind_ms != Some(0) => iterator = next,
+                (None, _) => return Ok(false),
+            }
+        }
+        Err(Fault::retry(format!("whether record {own} of {shard} is still kept could not be seen: it is asked again")))
+    }
+
+    async fn open(&self, shard: &ShardId, batch: &Batch) -> Result<Vec<RawRecord>> {
+        let Some(bounds) = self.settings.aggregates else { return Ok(batch.records.clone()) };
+        if !batch.records.iter().any(|record| record.data.starts_with(&kpl::MAGIC)) {
+            return Ok(batch.records.clone());
+        }
+        let info = self.info(shard).await?;
+        let range = info.hash_start..=info.hash_end;
+        let (counts, mut parts) = (&self.counts, Vec::with_capacity(batch.records.len()));
+        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
+        for record in batch.records.iter().cloned() {
+            match kpl::open(record, &range, bounds) {
+                Opened::Plain(record) => parts.push(record),
+                Opened::Parts(opened) => {
+                    count(&counts.opened);
+                    parts.extend(opened);
+                }
+                Opened::Malformed(record) => {
+                    count(&counts.malformed);
+                    parts.push(record);
+                }
+                Opened::TooLarge(record) => {
+                    count(&counts.too_large);
+                    parts.push(record);
+                }
+            }
+        }
+        Ok(parts)
+    }
+
+    /// What came out of a shard that has ended: complete, or a fault. What the end itself told counts where the listing lags.
+    async fn children(&self, shard: &ShardId, told: &[ShardInfo]) -> Result<Vec<ShardInfo>> {
+        let listed = self.list().await?;
+        let Some(parent) = listed.iter().find(|info| info.shard == *shard).cloned() else { return Err(vanished(shard)) };
+        let mut children: Vec<_> = listed.into_iter().filter(|info| info.parents.contains(shard)).collect();
+        let known: HashSet<_> = children.iter().map(|info| info.shard.clone()).collect();
+        children.extend(told.iter().filter(|info| !known.contains(&info.shard)).cloned());
+        if !parent.closed || !covers(children.iter(), parent.hash_start, parent.hash_end) {
+            return Err(Fault::retry(format!(
+                "{shard} was read to its end, but the shards that came out of it are not all listed: it is asked again"
+            )));
+        }
+        Ok(children)
+    }
+
+    /// The service says that a shard is not there: is it so?
+    async fn missing(&self, shard: &ShardId) -> Fault {
+        match self.list().await {
+            Ok(listed) if listed.iter().any(|info| info.shard == *shard) => {
+                Fault::retry(format!("kinesis says that {shard} does not exist, and lists it: it is asked again"))
+            }
+            Ok(_) => vanished(shard),
+            Err(fault) => fault,
+        }
+    }
+
+    async fn retention(&self) -> Result<i64> {
+        let now_us = self.elapsed.us();
+        if let Some((asked_us, retention_us)) = *lock(&self.retention)
+            && now_us.saturating_sub(asked_us) < SUMMARY_US
+        {
+            return Ok(retention_us);
+        }
+        let summary = self.api.summary().await?;
+        *lock(&self.retention) = Some((now_us, summary.retention_us));
+        Ok(summary.retention_us)
+    }
+
+    async fn wait(&self, pacer: &Pacer) {
+        let wait_us = pacer.wait_us(self.elapsed.us());
+        if wait_us > 0 {
+            tokio::time::sleep(Duration::from_micros(wait_us)).await;
+        }
+    }
+}
+
+fn vanished(shard: &ShardId) -> Fault {
+    Fault::corrupt(format!(
+        "gap: the stream no longer has the shard {shard}, and its end was not read: its records were forgotten, or the stream \
+         was replaced. Start a new pipeline, or take the shard's row out after you have looked at what is missing"
+    ))
+}
+
+/// Do these ranges cover all hash keys from the first to the last?
+fn covers<'a>(shards: impl Iterator<Item = &'a ShardInfo>, first: u128, last: u128) -> bool {
+    let mut ranges: Vec<_> = shards.map(|info| (info.hash_start, info.hash_end)).collect();
+    ranges.sort_unstable();
+    let mut next = first;
+    for (start, end) in ranges {
+        if start > next {
+            return false;
+        }
+        if end >= last {
+            return true;
+        }
+        next = next.max(end + 1);
+    }
+    false
+}

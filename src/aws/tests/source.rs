@@ -1,0 +1,218 @@
+//! Goal: the Kinesis source, by the real SDK against our own endpoint: every record once and in order through reshards, expired
+//! iterators, throttles, repeated answers and lost replies; what retention took is told.
+
+use std::sync::Arc;
+
+use sluicebox_actors::model::fault::Kind;
+use sluicebox_actors::model::position::{Position, ShardId};
+use sluicebox_actors::ports::{Clock, Read, Stream};
+use sluicebox_aws::client::AwsRuntime;
+use sluicebox_aws::kinesis::sdk::SdkApi;
+use sluicebox_aws::kinesis::source::{KinesisStream, Settings};
+use sluicebox_stream::api::{FaultKind, FaultPlan, FaultRule, Limits};
+
+use crate::endpoint::harness::{BEGIN_US, Contract, Ours, SECOND_US, entry};
+
+const HOUR_US: i64 = 3600 * SECOND_US;
+
+fn source(contract: &Contract) -> KinesisStream {
+    let api = Arc::new(SdkApi::new(contract.client.clone(), contract.stream.as_str()));
+    let clock: Arc<dyn Clock> = ours(contract).clock.clone();
+    KinesisStream::new(&contract.stream, api, AwsRuntime::current(), clock, Settings::default())
+}
+
+fn ours(contract: &Contract) -> &Ours {
+    contract.ours.as_ref().expect("these tests need a clock and faults of their own")
+}
+
+/// Always on our endpoint: time and faults are the test's.
+async fn stream(shards: i32) -> Contract {
+    let ours = crate::endpoint::harness::ours(Limits::none());
+    let contract = Contract { client: ours.client.clone(), stream: "s".to_owned(), ours: Some(ours) };
+    contract.client.create_stream().stream_name("s").shard_count(shards).send().await.expect("creates");
+    contract.active().await;
+    contract
+}
+
+async fn put(contract: &Contract, from: usize, to: usize) {
+    let entries = (from..to).map(|n| entry(&format!("k{n}"), n.to_string().as_bytes())).collect();
+    let answer = contract.client.put_records().stream_name(&contract.stream).set_records(Some(entries)).send().await;
+    assert_eq!(answer.expect("puts").failed_record_count(), Some(0));
+}
+
+fn faults(contract: &Contract, operation: &str, times: u64, fault: FaultKind) {
+    let (operation, times) = (Some(operation.to_owned()), Some(times));
+    let rule = FaultRule { operation, stream: None, shard: None, skip: 0, times, rate: None, fault };
+    ours(contract).server.set_faults(FaultPlan { seed: 1, rules: vec![rule] }).expect("a plan");
+}
+
+/// Reads on from a position until the source says that it is caught up, or that the shard has ended.
+async fn drain(source: &KinesisStream, shard: &ShardId, mut after: Position) -> (Vec<String>, Position, Read) {
+    let mut texts = Vec::new();
+    for _ in 0..1000 {
+        let read = source.read(shard, after, 7, 1 << 20).await.expect("reads");
+        assert!(read.records.len() <= 7);
+        for record in &read.records {
+            assert!(Position::after(record.sequence) > after, "order");
+            after = Position::after(record.sequence);
+            texts.push(String::from_utf8(record.data.to_vec()).expect("text"));
+        }
+        if read.records.is_empty() && (read.caught_up || read.ended.is_some()) {
+            return (texts, after, read);
+        }
+    }
+    panic!("{shard} does not come to its end");
+}
+
+fn numbers(from: usize, to: usize) -> Vec<String> {
+    (from..to).map(|n| n.to_string()).collect()
+}
+
+#[tokio::test]
+async fn every_record_comes_once_and_in_order_and_the_clock_is_the_services() {
+    let contract = stream(1).await;
+    let source = source(&contract);
+    let shard = source.shards().await.expect("lists").remove(0).shard;
+    assert_eq!(source.behind(&shard), None);
+    put(&contract, 0, 40).await;
+    let (texts, _, last) = drain(&source, &shard, Position::START).await;
+    assert_eq!(texts, numbers(0, 40));
+    assert!(last.caught_up && last.ended.is_none() && last.trimmed_before.is_none());
+    assert_eq!(last.now_us, BEGIN_US);
+    assert_eq!(source.behind(&shard), Some(0));
+}
+
+// Rows 19, 20, 22: children after their parents, found although nobody was there when it happened; a merge names both parents.
+#[tokio::test]
+async fn a_split_and_a_merge_end_their_parents_and_name_their_children() {
+    let contract = stream(1).await;
+    put(&contract, 0, 20).await;
+    let half = (1u128 << 127).to_string();
+    let split = contract.client.split_shard().stream_name("s").shard_to_split("shardId-000000000000").new_starting_hash_key(half);
+    split.send().await.expect("splits");
+    put(&contract, 20, 40).await;
+    let merge = contract.client.merge_shards().stream_name("s").shard_to_merge("shardId-000000000001");
+    merge.adjacent_shard_to_merge("shardId-000000000002").send().await.expect("merges");
+    put(&contract, 40, 60).await;
+
+    let source = source(&contract);
+    let listed = source.shards().await.expect("lists");
+    assert_eq!(listed.iter().map(|info| info.closed).collect::<Vec<_>>(), [true, true, true, false]);
+    let (mut texts, _, end) = drain(&source, &listed[0].shard, Position::START).await;
+    let children = end.ended.expect("ends");
+    assert_eq!(children, listed[1..3]);
+    assert!(children.iter().all(|child| child.parents == [listed[0].shard.clone()]));
+    for child in children {
+        let (more, _, end) = drain(&source, &child.shard, Position::START).await;
+        texts.extend(more);
+        let merged = end.ended.expect("ends");
+        assert_eq!(merged, listed[3..]);
+        assert!(merged[0].parents.contains(&child.shard) && merged[0].parents.len() == 2);
+    }
+    let (more, _, end) = drain(&source, &listed[3].shard, Position::START).await;
+    texts.extend(more);
+    assert!(end.ended.is_none());
+    texts.sort_by_key(|text| text.parse::<usize>().expect("a number"));
+    assert_eq!(texts, numbers(0, 60));
+}
+
+// Rows 50 and 53: an iterator that has expired is made anew after the last record; an answer given twice counts once.
+#[tokio::test]
+async fn expired_iterators_and_repeated_answers_neither_lose_nor_double() {
+    let contract = stream(1).await;
+    let source = source(&contract);
+    let shard = source.shards().await.expect("lists").remove(0).shard;
+    let start = Position::arrival(BEGIN_US);
+    let (none, after, _) = drain(&source, &shard, start).await;
+    assert!(none.is_empty() && after == start);
+    ours(&contract).clock.advance(600 * SECOND_US);
+    put(&contract, 0, 10).await;
+    let (texts, after, _) = drain(&source, &shard, after).await;
+    assert_eq!(texts, numbers(0, 10), "expired before any record");
+    ours(&contract).clock.advance(600 * SECOND_US);
+    put(&contract, 10, 20).await;
+    faults(&contract, "GetRecords", 2, FaultKind::RepeatBatch);
+    let (texts, after, last) = drain(&source, &shard, after).await;
+    assert_eq!(texts, numbers(10, 20));
+    assert_eq!(last.now_us, BEGIN_US + 1200 * SECOND_US);
+    put(&contract, 20, 30).await;
+    faults(&contract, "GetRecords", 2, FaultKind::ExpireIterator);
+    assert_eq!(drain(&source, &shard, after).await.0, numbers(20, 30));
+}
+
+// Row 26: a shard that answers nothing but throttles is not caught up; the reader is told, and nothing is lost.
+#[tokio::test]
+async fn a_throttled_shard_is_a_fault_to_wait_for_and_not_an_empty_answer() {
+    let contract = stream(1).await;
+    let source = source(&contract);
+    let shard = source.shards().await.expect("lists").remove(0).shard;
+    put(&contract, 0, 5).await;
+    faults(&contract, "GetRecords", 4, FaultKind::Throttle);
+    let fault = source.read(&shard, Position::START, 10, 1 << 20).await.expect_err("throttled");
+    assert!(fault.kind() == Kind::Retry && fault.to_string().contains("ProvisionedThroughputExceeded"), "{fault}");
+    faults(&contract, "GetRecords", 1, FaultKind::DropReply);
+    assert_eq!(source.read(&shard, Position::START, 10, 1 << 20).await.expect_err("no answer").kind(), Kind::Retry);
+    assert_eq!(drain(&source, &shard, Position::START).await.0, numbers(0, 5));
+}
+
+// Rows 23 and 24: a listing with a hole is not believed; a shard that is said to be gone is looked for in the listing.
+#[tokio::test]
+async fn a_shard_that_is_denied_or_hidden_is_not_an_end() {
+    let contract = stream(2).await;
+    let source = source(&contract);
+    let shard = source.shards().await.expect("lists").remove(0).shard;
+    faults(&contract, "GetShardIterator", 1, FaultKind::NotFound);
+    let fault = source.read(&shard, Position::START, 10, 1 << 20).await.expect_err("denied");
+    assert!(fault.kind() == Kind::Retry && fault.to_string().contains("lists it"), "{fault}");
+    let foreign = ShardId::new("shardId-000000000099");
+    let fault = source.read(&foreign, Position::START, 10, 1 << 20).await.expect_err("is not there");
+    assert_eq!(fault.kind(), Kind::Corrupt, "{fault}");
+    let hide = FaultRule {
+        operation: Some("ListShards".to_owned()),
+        stream: None,
+        shard: Some(shard.as_str().to_owned()),
+        skip: 0,
+        times: Some(1),
+        rate: None,
+        fault: FaultKind::HideShard,
+    };
+    ours(&contract).server.set_faults(FaultPlan { seed: 1, rules: vec![hide] }).expect("a plan");
+    assert_eq!(source.shards().await.expect_err("a hole").kind(), Kind::Retry);
+    assert_eq!(source.shards().await.expect("whole again").len(), 2);
+}
+
+// Row 51: retention passed while nobody read: told to a new process and to one that lived on; a position that is kept is no gap.
+#[tokio::test]
+async fn records_that_retention_took_are_told() {
+    let contract = stream(1).await;
+    let first = source(&contract);
+    let shard = first.shards().await.expect("lists").remove(0).shard;
+    put(&contract, 0, 10).await;
+    let (_, after, _) = drain(&first, &shard, Position::START).await;
+    assert!(source(&contract).read(&shard, after, 10, 1 << 20).await.expect("reads").trimmed_before.is_none());
+    put(&contract, 10, 20).await;
+    ours(&contract).clock.advance(25 * HOUR_US);
+    put(&contract, 20, 30).await;
+    ours(&contract).server.sweep().await.expect("sweeps");
+    for reader in [source(&contract), first] {
+        let read = reader.read(&shard, after, 10, 1 << 20).await.expect("reads");
+        assert!(read.trimmed_before.is_some_and(|left| left > after), "{read:?}");
+    }
+}
+
+// A shard that was silent for longer than the retention has lost nothing if somebody remembers having read it until just now.
+#[tokio::test]
+async fn silence_is_no_gap_for_who_remembers() {
+    let contract = stream(1).await;
+    let first = source(&contract);
+    let shard = first.shards().await.expect("lists").remove(0).shard;
+    put(&contract, 0, 10).await;
+    let (_, after, _) = drain(&first, &shard, Position::START).await;
+    ours(&contract).clock.advance(25 * HOUR_US);
+    ours(&contract).server.sweep().await.expect("sweeps");
+    put(&contract, 10, 20).await;
+    let second = source(&contract);
+    second.recall(&shard, after, BEGIN_US + 24 * HOUR_US).await;
+    let read = second.read(&shard, after, 10, 1 << 20).await.expect("reads");
+    assert_eq!((read.trimmed_before, read.records.len()), (None, 10));
+}

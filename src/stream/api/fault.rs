@@ -1,7 +1,8 @@
 //! What goes wrong on purpose: a plan of rules, set at run time, and counts of what was done.
 //!
 //! ```json
-//! {"seed": 7, "rules": [{"operation": "GetRecords", "shard": "shardId-000000000001", "times": 3, "fault": {"kind": "throttle"}}]}
+//! {"seed": 7, "rules": [
+//!   {"operation": "GetRecords", "shard": "shardId-000000000001", "times": 3, "fault": {"kind": "throttle"}}]}
 //! ```
 //!
 //! Owns: the plan, which call it hits, counters. Does not own: carrying a fault out (http and the operations).

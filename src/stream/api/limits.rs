@@ -1,7 +1,7 @@
 //! The throughput a shard allows.
 //!
-//! Owns: Kinesis' rates per shard, as buckets that fill with time. Does not own: time (the caller gives it), which shard a record goes
-//! to (put).
+//! Owns: Kinesis' rates per shard, as buckets that fill with time. Does not own: time (the caller gives it), which shard a
+//! record goes to (put).
 
 const MIB: f64 = 1_048_576.0;
 
@@ -20,8 +20,8 @@ struct Rates {
 }
 
 impl Limits {
-    /// Those of Kinesis: 5 calls of GetRecords and 2 MiB out, 1,000 records and 1 MiB in, per shard and second. One large answer may
-    /// be given on credit and is paid for by refusing the next calls.
+    /// Those of Kinesis: 5 calls of GetRecords and 2 MiB out, 1,000 records and 1 MiB in, per shard and second. One large answer
+    /// may be given on credit and is paid for by refusing the next calls.
     pub fn aws() -> Self {
         Self { rates: Some(Rates { reads: 5.0, read_bytes: 2.0 * MIB, records: 1000.0, write_bytes: MIB }) }
     }

@@ -1,7 +1,8 @@
 //! ListShards, DescribeStream, DescribeStreamSummary, ListStreams.
 //!
-//! The topology does not say when a shard came to be. The notes have it for reshards of this endpoint; for others the last arrival
-//! in the parents stands for it. A parent closes when its children open, so the shards of any one moment cover all hash keys.
+//! The topology does not say when a shard came to be. The notes have it for reshards of this endpoint; for others the last
+//! arrival in the parents stands for it. A parent closes when its children open, so the shards of any one moment cover all
+//! hash keys.
 //!
 //! Owns: listings, their pages and filters. Does not own: the topology (catalog), page tokens' text (token).
 

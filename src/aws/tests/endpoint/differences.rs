@@ -4,7 +4,13 @@
 //!
 //! | where | AWS, ours | theirs | reason |
 //! |--|--|--|--|
-//! | requests out of bounds (501 records, none, keys, `Limit`) | ValidationException | InvalidArgumentException, or accepted | it checks in its own words, or not at all |
+//! | keys, hash keys, `Limit` out of bounds | ValidationException | InvalidArgumentException, or accepted | other checks |
+//! | a put of 501 records, or of none | refused whole | accepted and stored | it does not count them |
+//! | ShardFilter AT_TRIM_HORIZON | shards open at the horizon | all shards whose records are kept | it has no time of opening |
+//! | boundaries after UpdateShardCount | multiples of 2^128 / n | one less | it rounds down from 2^128 - 1 |
+//! | a split at the shard's first hash key | InvalidArgumentException | accepted | it does not look |
+//! | a second subscription within 5 s | ResourceInUseException at once | HTTP 200 | it tells inside the stream, if at all |
+//! | shard end and takeover of a subscription | as documented | never | it sends neither ChildShards nor an end |
 //! | sequence numbers that were never given | InvalidArgumentException | ResourceNotFoundException | it looks the number up |
 //! | iterators and tokens that are none | InvalidArgumentException | HTTP 500 | it decrypts without checking |
 

@@ -101,7 +101,10 @@ async fn what_cannot_be_resharded_is_refused() {
     let merge = |one: &str, other: &str| {
         client.merge_shards().stream_name(&contract.stream).shard_to_merge(one).adjacent_shard_to_merge(other).send()
     };
-    assert_eq!(code(split(&shards[0], "0").await), "InvalidArgumentException", "the first hash key");
+    let first = split(&shards[0], "0");
+    if contract.ours.is_some() {
+        assert_eq!(code(first.await), "InvalidArgumentException", "the first hash key");
+    }
     assert_eq!(code(split(&shards[0], &u128::MAX.to_string()).await), "InvalidArgumentException", "another's hash key");
     assert_eq!(code(merge(&shards[0], &shards[2]).await), "InvalidArgumentException", "not adjacent");
     assert_eq!(code(split("shardId-000000000099", "7").await), "ResourceNotFoundException");
@@ -130,7 +133,9 @@ async fn the_shard_count_goes_up_and_down_and_the_open_shards_are_even() {
             .collect();
         starts.sort_unstable();
         let step = u128::MAX / target as u128 + 1;
-        assert_eq!(starts, (0..target as u128).map(|i| i * step).collect::<Vec<_>>());
+        let slack = u128::from(contract.ours.is_none());
+        let even = starts.iter().zip(0u128..).all(|(start, i)| start.abs_diff(i * step) <= slack);
+        assert!(even, "{starts:?}");
     }
     let update = contract.client.update_shard_count().stream_name(&contract.stream).target_shard_count(5);
     let answer = update.scaling_type(ScalingType::UniformScaling).send().await;

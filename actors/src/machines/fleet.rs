@@ -43,8 +43,8 @@ struct Sign {
 struct Seen {
     sign: Sign,
     looks: u32,
-    /// It has changed since it was first seen.
-    changed: bool,
+    /// So often it has changed since it was first seen.
+    changes: u32,
 }
 
 /// One worker's view of the fleet.
@@ -67,9 +67,9 @@ impl FleetMachine {
             let sign = Sign { lease_epoch: row.lease_epoch, epoch: row.epoch, heartbeat: row.heartbeat };
             match self.seen.get_mut(&row.shard) {
                 Some(seen) if seen.sign == sign => seen.looks = seen.looks.saturating_add(1),
-                Some(seen) => *seen = Seen { sign, looks: 1, changed: true },
+                Some(seen) => *seen = Seen { sign, looks: 1, changes: seen.changes.saturating_add(1) },
                 None => {
-                    self.seen.insert(row.shard.clone(), Seen { sign, looks: 1, changed: false });
+                    self.seen.insert(row.shard.clone(), Seen { sign, looks: 1, changes: 0 });
                 }
             }
         }
@@ -87,9 +87,10 @@ impl FleetMachine {
         !row.owner.is_empty() && row.owner != self.me && !self.is_silent(row)
     }
 
-    /// Is it in good hands? Another worker has shown a sign of life for it since we first looked.
+    /// Is it in good hands? Another worker has shown signs of life for it, look after look: what a dead one had sent before it died
+    /// may arrive late, but not for so long.
     pub fn is_cared_for(&self, row: &ShardRow) -> bool {
-        self.is_held_by_another(row) && self.seen.get(&row.shard).is_some_and(|seen| seen.changed)
+        self.is_held_by_another(row) && self.seen.get(&row.shard).is_some_and(|seen| seen.changes >= LOOKS)
     }
 
     /// What to do about these rows, of which `openable` could be run by somebody, while we run some: `mine` says of each whether it

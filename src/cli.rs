@@ -27,6 +27,7 @@ pub mod put;
 pub mod query;
 pub mod run;
 pub mod shards;
+pub mod stream;
 pub mod trial;
 pub mod validate;
 
@@ -118,6 +119,9 @@ pub enum Verb {
     Dlq(dlq::DlqVerb),
     /// Shows the shards: position, epoch, bound, lag
     Shards(shards::ShardsArgs),
+    /// The embedded stream as a service
+    #[command(subcommand)]
+    Stream(stream::StreamVerb),
     /// Tries records in a process of its own; `run` starts it after deaths that it can't explain
     #[command(hide = true)]
     Trial(trial::TrialArgs),
@@ -214,6 +218,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Audit(args) => audit::run(args, context),
         Verb::Dlq(args) => dlq::run(args, context),
         Verb::Shards(args) => shards::run(args, context),
+        Verb::Stream(verb) => stream::run(verb, context),
         Verb::Trial(args) => trial::run(args, context),
     }
 }
@@ -222,7 +227,7 @@ impl Verb {
     /// Runs long without a person watching: its log is worth more lines.
     fn chatty(&self) -> bool {
         match self {
-            Self::Run(_) => !std::io::stderr().is_terminal(),
+            Self::Run(_) | Self::Stream(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
             Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::Trial(_) => false,
         }

@@ -7,6 +7,7 @@ pub mod output;
 pub mod progress;
 pub mod run;
 pub mod settings;
+pub mod source;
 pub mod topology;
 pub mod trial;
 

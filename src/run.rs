@@ -75,7 +75,8 @@ async fn on_signals(stop: watch::Sender<bool>) {
     }
 }
 
-async fn signal() -> std::io::Result<()> {
+/// Waits until somebody asks the process to stop.
+pub async fn signal() -> std::io::Result<()> {
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted,

@@ -18,7 +18,7 @@ pub mod problem;
 mod tree;
 pub mod units;
 
-pub use fields::{FieldPath, TimeFormat, ZoneOffset};
+pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
 pub use problem::{Place, Problem, SettingsError};
 pub use units::{Interval, Size};
@@ -33,6 +33,9 @@ pub struct Settings {
     /// Where records come from.
     #[serde(default)]
     pub stream: Stream,
+    /// How AWS is reached.
+    #[serde(default)]
+    pub aws: Aws,
     /// What a record must look like to be an event.
     pub event: Event,
     /// Raw records as files.
@@ -82,6 +85,20 @@ pub struct Stream {
     pub parallelism: u32,
     /// What to do when the stream has forgotten records that were not read yet.
     pub on_gap: OnGap,
+    /// Where shards begin that no run has seen (Kinesis).
+    pub start: Start,
+    /// GetRecords a second and shard (Kinesis).
+    pub reads_per_second: u32,
+}
+
+/// `[aws]`: what may differ from what the SDK finds in environment, profile and role.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Aws {
+    /// Region; none = as the SDK finds it.
+    pub region: Option<String>,
+    /// Endpoint of every service; none = as the SDK finds it.
+    pub endpoint: Option<String>,
 }
 
 /// A kind of stream.
@@ -294,7 +311,15 @@ impl Default for Pipeline {
 
 impl Default for Stream {
     fn default() -> Self {
-        Self { kind: StreamKind::Embedded, name: "events".to_owned(), shards: 4, parallelism: 1, on_gap: OnGap::Halt }
+        Self {
+            kind: StreamKind::Embedded,
+            name: "events".to_owned(),
+            shards: 4,
+            parallelism: 1,
+            on_gap: OnGap::Halt,
+            start: Start::Horizon,
+            reads_per_second: 5,
+        }
     }
 }
 

@@ -11,9 +11,8 @@ use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
-use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::letter::Postmark;
-use sluicebox_actors::model::position::Position;
 use sluicebox_actors::model::window::Windowing;
 use sluicebox_actors::pipeline::{Parts, PipelineConfig};
 use sluicebox_actors::ports::{Clock, Engine, Rows};
@@ -32,7 +31,8 @@ use crate::engine::sql::spill::MergeMemory;
 use crate::read::audit::recompute::Recompute;
 use crate::read::sources::Sources;
 use crate::settings::problem::nearest;
-use crate::settings::{self, FieldPath, FileFormat, Loaded, Problem, Settings, SettingsError, StreamKind};
+use crate::settings::{self, FieldPath, FileFormat, Loaded, Problem, Settings, SettingsError};
+use crate::source::{self, Source};
 use crate::store::blobs::DiskBlobs;
 use crate::store::gold_files::DiskGoldFiles;
 use crate::store::home::{Home, RunLock};
@@ -41,7 +41,6 @@ use crate::store::outputs::{DiskOutputs, OutputOptions};
 use crate::store::row_file::Format;
 use crate::store::rows::SqliteRows;
 use crate::store::tables;
-use sluicebox_stream::embedded::EmbeddedStream;
 
 /// Pause after a read of the embedded stream that found nothing.
 const POLL_US: i64 = 100_000;
@@ -229,19 +228,6 @@ impl Stores {
     }
 }
 
-/// The embedded stream of a data directory; made with the configured number of shards if there is none.
-pub fn stream(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<EmbeddedStream> {
-    match settings.stream.kind {
-        StreamKind::Embedded => {
-            let stream = &settings.stream;
-            EmbeddedStream::open_or_create(&data.join("stream"), &stream.name, stream.shards as usize, clock)
-        }
-        StreamKind::Kinesis => Err(Fault::config(
-            "stream.kind = \"kinesis\" is not built into this version; use kind = \"embedded\" and `sluicebox put`",
-        )),
-    }
-}
-
 /// Refuses to go on with a Gold table whose states mean something else than those that are stored.
 pub fn check_tables(loaded: &Loaded, compiled: &Compiled, home: &Home) -> Result<Result<(), SettingsError>> {
     let plans = compiled.engine.gold_plans().iter();
@@ -260,14 +246,7 @@ pub fn check_tables(loaded: &Loaded, compiled: &Compiled, home: &Home) -> Result
 }
 
 /// Everything a pipeline runs on.
-pub fn parts(
-    loaded: &Loaded,
-    engine: &SqlEngine,
-    stores: &Stores,
-    stream: EmbeddedStream,
-    clock: Arc<dyn Clock>,
-    drain: bool,
-) -> Parts {
+pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Source, clock: Arc<dyn Clock>, drain: bool) -> Parts {
     let settings = &loaded.settings;
     let run = clock.random();
     let identity = stores.home.identity();
@@ -295,7 +274,7 @@ pub fn parts(
             collect_after: settings.collect.after_epochs as usize,
             max_wait_us: settings.gold.iter().map(|gold| gold.max_wait.map(|wait| wait.us())).collect(),
         },
-        start: Position::START,
+        start: source::start(settings.stream.start, identity.created_us),
     };
     let options = OutputOptions {
         bronze: format(settings.bronze.format),
@@ -305,7 +284,7 @@ pub fn parts(
         ..OutputOptions::default()
     };
     Parts {
-        stream: Arc::new(stream),
+        stream: stream.port(),
         rows: stores.rows.clone(),
         blobs: stores.blobs.clone(),
         outputs: Arc::new(DiskOutputs::new(&stores.home, options)),

@@ -18,6 +18,7 @@ mod engine {
 }
 #[cfg(debug_assertions)]
 mod kill;
+mod kinesis;
 mod read {
     mod finished_run;
     mod ports;

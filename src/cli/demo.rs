@@ -16,6 +16,7 @@ use crate::progress::{Progress, Unit};
 use crate::read::query::Catalog;
 use crate::run;
 use crate::settings::{self, load};
+use crate::source::Source;
 use crate::topology::{self, Stores};
 
 /// Arrival of the first event: 2026-01-05T08:00:00Z. Fixed, so that one seed makes one stream, whenever it is made.
@@ -95,7 +96,7 @@ fn clear(into: &Path) -> Result<(), CliError> {
 }
 
 fn make(args: &DemoArgs, settings: &settings::Settings, context: &Context) -> Result<(), CliError> {
-    let stream = topology::stream(context.data(), settings, context.clock())?;
+    let stream = Source::open(context.data(), settings, context.clock())?.embedded("demo")?;
     let events = DemoEvents::new(args.seed, args.events, START_US, args.hours * HOUR_US);
     let key = settings.event.partition_key.as_ref().map(|path| JsonPath::new(path.segments().to_vec()));
     let clock = context.clock();

@@ -18,6 +18,7 @@ use crate::input::{arrival as input, batcher::PutTotals};
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::{FieldPath, Loaded};
+use crate::source::Source;
 use crate::topology;
 
 /// Flags of `put`.
@@ -84,7 +85,7 @@ impl std::str::FromStr for Arrival {
 pub fn run(args: PutArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
     let contract = topology::contract(&loaded)?;
-    let stream = topology::stream(context.data(), &loaded.settings, context.clock())?;
+    let stream = Source::open(context.data(), &loaded.settings, context.clock())?.embedded("put")?;
     let event_time = |data: &[u8]| contract.event_time_of(data);
     let options = options(args, &loaded, &contract, &event_time)?;
     let clock = context.clock();

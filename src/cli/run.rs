@@ -12,9 +12,9 @@ use super::{CliError, Context, Exit, trial};
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
+use crate::source::Source;
 use crate::store::deaths::Deaths;
 use crate::{run, topology};
-use sluicebox_stream::embedded::EmbeddedStream;
 
 /// Flags of `run`.
 #[derive(Debug, Args)]
@@ -45,13 +45,13 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let compiled = topology::compile(loaded)?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     topology::check_tables(loaded, &compiled, &stores.home)??;
-    let stream = topology::stream(context.data(), settings, context.clock())?;
-    let total = if drain { Some(records(&stream)?) } else { None };
+    let stream = Source::open(context.data(), settings, context.clock())?;
+    let total = if drain { stream.records()? } else { None };
     let rows = run::block_on(stores.rows.shards())??;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
-    trial::look_at_suspects(&mut deaths, loaded, &stream, &rows, context)?;
+    trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
-    let parts = topology::parts(loaded, &engine, &stores, stream, context.clock(), drain);
+    let parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
     let board = parts.board.clone();
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
@@ -66,14 +66,6 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
         totals.add(&live.totals);
     }
     Ok((outcome, totals))
-}
-
-fn records(stream: &EmbeddedStream) -> Result<u64, CliError> {
-    let mut sum = 0;
-    for info in stream.shards_blocking()? {
-        sum += stream.stats(&info.shard)?.last.and_then(|last| last.as_dense()).unwrap_or(0);
-    }
-    Ok(sum)
 }
 
 /// Where the records went: the ledger's first line, in words.

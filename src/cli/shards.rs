@@ -7,7 +7,8 @@ use clap::Args;
 use super::{CliError, Context, Exit};
 use crate::read::shards;
 use crate::run;
-use crate::topology::{self, Stores};
+use crate::source::Source;
+use crate::topology::Stores;
 
 /// Flags of `shards`.
 #[derive(Debug, Args)]
@@ -17,9 +18,9 @@ pub struct ShardsArgs {}
 pub fn run(_: ShardsArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
     let stores = Stores::for_reading(context.data(), context.clock())?;
-    let stream = topology::stream(context.data(), &loaded.settings, context.clock())?;
+    let stream = Source::open(context.data(), &loaded.settings, context.clock())?.port();
     let now_us = context.clock().now_us();
-    let batch = run::block_on(async { shards::batch(&shards::view(&stores.sources(), Some(&stream), now_us).await?) })??;
+    let batch = run::block_on(async { shards::batch(&shards::view(&stores.sources(), Some(stream.as_ref()), now_us).await?) })??;
     let mut output = context.output();
     let mut printer = output.batches(batch.schema());
     printer.print(&batch)?;

@@ -14,10 +14,10 @@ use sluicebox_actors::ports::{Rows, Stream};
 use super::{CliError, Context, Exit};
 use crate::engine::condemned::REASON;
 use crate::settings::Loaded;
+use crate::source::Source;
 use crate::store::deaths::{self, Deaths};
 use crate::topology::{self, Stores};
 use crate::{run, trial};
-use sluicebox_stream::embedded::EmbeddedStream;
 
 /// Flags of `trial`.
 #[derive(Debug, Args)]
@@ -37,15 +37,15 @@ pub struct TrialArgs {
 pub fn run(args: TrialArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
     let stores = Stores::for_reading(context.data(), context.clock())?;
-    let stream = topology::stream(context.data(), &loaded.settings, context.clock())?;
+    let stream = Source::open(context.data(), &loaded.settings, context.clock())?.port();
     let engine = topology::compile(&loaded)?.engine.stepping_around(deaths::condemned_in(&stores.home)?);
     let shard = ShardId::new(args.shard);
     let row = run::block_on(stores.rows.shard(&shard))??;
     let row = row.ok_or_else(|| Fault::config(format!("there is no shard {shard}")))?;
-    let mut records = run::block_on(trial::next_records(&stream, &row, reach(&loaded)))??;
+    let mut records = run::block_on(trial::next_records(stream.as_ref(), &row, reach(&loaded)))??;
     records.truncate(args.skip + args.take);
     let records = records.split_off(args.skip.min(records.len()));
-    trial::process(&engine, &stream, &row, records, context.clock().now_us())?;
+    trial::process(&engine, stream.as_ref(), &row, records, context.clock().now_us())?;
     Ok(Exit::Good)
 }
 
@@ -58,13 +58,13 @@ fn reach(loaded: &Loaded) -> usize {
 pub fn look_at_suspects(
     deaths: &mut Deaths,
     loaded: &Loaded,
-    stream: &EmbeddedStream,
+    stream: &dyn Stream,
     rows: &[ShardRow],
     context: &Context,
 ) -> Result<()> {
     for shard in deaths.suspects() {
         let Some(row) = rows.iter().find(|row| row.shard == shard) else { continue };
-        let records = run::block_on(trial::next_records(stream as &dyn Stream, row, reach(loaded)))??;
+        let records = run::block_on(trial::next_records(stream, row, reach(loaded)))??;
         tracing::warn!(%shard, records = records.len(), "the last runs died before this shard got on: trying its next records");
         let found = trial::search(records.len(), |range| dies(&shard, range.start, range.len(), context))?;
         let found: Vec<(Sequence, u32)> = found

@@ -1,7 +1,8 @@
-//! Records that are never decoded again, because the process died of them: each becomes a letter `crashes_worker`.
+//! Records that are letters unread: those that the process died of (`crashes_worker`), and those of a KPL aggregate that belong to
+//! another shard (`kpl_foreign`).
 //!
-//! Owns: the set, a decoder that steps around it. Does not own: how a record gets into it (trial), where the set is kept
-//! (store/deaths).
+//! Owns: the set of the former, a decoder that steps around both. Does not own: how a record gets into the set (trial), where it is
+//! kept (store/deaths), who is foreign (the stream).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,8 +15,10 @@ use sluicebox_actors::model::record::{RawRecord, RawSlice};
 use super::decode::Events;
 use super::glue::EventDecoder;
 
-/// Reason code of their letters.
+/// Reason code of records that the process died of.
 pub const REASON: &str = "crashes_worker";
+/// Reason code of records of a KPL aggregate whose hash key is not their shard's.
+pub const FOREIGN: &str = "kpl_foreign";
 
 /// Which records, by shard, sequence and sub-sequence number.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -48,14 +51,16 @@ pub struct SteppingAround {
 
 impl EventDecoder for SteppingAround {
     fn decode(&mut self, slice: &RawSlice) -> Result<Events> {
-        let is_condemned = |record: &RawRecord| self.condemned.has(&slice.shard, record);
-        if !slice.records.iter().any(is_condemned) {
+        let is_condemned = |record: &RawRecord| !self.condemned.is_empty() && self.condemned.has(&slice.shard, record);
+        if !slice.records.iter().any(|record| record.foreign || is_condemned(record)) {
             return self.decoder.decode(slice);
         }
         let (mut records, mut place, mut rejections) = (Vec::new(), Vec::new(), Vec::new());
         for (index, record) in (0u32..).zip(&slice.records) {
             if is_condemned(record) {
                 rejections.push(rejection(index));
+            } else if record.foreign {
+                rejections.push(foreign(index));
             } else {
                 records.push(record.clone());
                 place.push(index);
@@ -77,6 +82,14 @@ impl EventDecoder for SteppingAround {
 fn rejection(index: u32) -> Rejection {
     let message = "the process died each time it worked on this record, which is a bug of sluicebox; report it".to_owned();
     Rejection { index, stage: Stage::Decode, reason: REASON, path: None, message, causes: Vec::new() }
+}
+
+fn foreign(index: u32) -> Rejection {
+    let message =
+        "its hash key belongs to another shard: the aggregate was made before a reshard, and its producer may have sent \
+                   the record again to that shard"
+            .to_owned();
+    Rejection { index, stage: Stage::Decode, reason: FOREIGN, path: None, message, causes: Vec::new() }
 }
 
 /// Ends the process on records that hold a text, as a bug of a parser would: for tests, in builds that people debug only.
@@ -128,9 +141,14 @@ mod tests {
         condemned.add(ShardId::new("s"), Sequence::dense(2), 0);
         condemned.add(ShardId::new("other"), Sequence::dense(3), 0);
         let mut decoder = SteppingAround { condemned: Arc::new(condemned), decoder: Box::new(contract.decoder()) };
-        let events = decoder.decode(&slice(&[r#"{"n":1}"#, r#"{"n":2}"#, "{", r#"{"n":4}"#])).expect("decodes");
-        assert_eq!(events.origin, [0, 3]);
+        let mut slice = slice(&[r#"{"n":1}"#, r#"{"n":2}"#, "{", r#"{"n":4}"#, r#"{"n":5}"#]);
+        slice.records[0].foreign = true;
+        let events = decoder.decode(&slice).expect("decodes");
+        assert_eq!(events.origin, [3, 4]);
         let refused: Vec<_> = events.rejections.iter().map(|rejection| (rejection.index, rejection.reason)).collect();
-        assert_eq!(refused, [(1, REASON), (2, "invalid_json")]);
+        assert_eq!(refused, [(0, FOREIGN), (1, REASON), (2, "invalid_json")]);
+        let mut nobody = SteppingAround { condemned: Arc::default(), decoder: Box::new(contract.decoder()) };
+        let events = nobody.decode(&slice).expect("decodes");
+        assert_eq!((events.origin, events.rejections.len()), (vec![1, 3, 4], 2));
     }
 }

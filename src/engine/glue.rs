@@ -65,10 +65,8 @@ impl SqlEngine {
     /// The same engine, but these records become letters unread.
     pub fn stepping_around(&self, condemned: Condemned) -> Self {
         let (condemned, inner) = (Arc::new(condemned), self.decoders.clone());
-        let decoders: DecoderFactory = match condemned.is_empty() {
-            true => inner,
-            false => Arc::new(move || Box::new(SteppingAround { condemned: condemned.clone(), decoder: inner() })),
-        };
+        let decoders: DecoderFactory =
+            Arc::new(move || Box::new(SteppingAround { condemned: condemned.clone(), decoder: inner() }));
         Self { decoders, plans: self.plans.clone(), tables: self.tables.clone(), memory: self.memory.clone() }
     }
 

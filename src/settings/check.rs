@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Interval, Settings, Size, StreamKind, TimeFormat};
+use super::{Interval, Settings, Size, Start, StreamKind, TimeFormat};
 
 /// What is wrong with one key.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,12 +39,10 @@ impl Settings {
         findings.name("stream.name", &self.stream.name);
         findings.range("stream.shards", u64::from(self.stream.shards), 1, 1_000);
         findings.range("stream.parallelism", u64::from(self.stream.parallelism), 1, 10);
-        match self.stream.kind {
-            StreamKind::Embedded => {}
-            StreamKind::Kinesis => {
-                let help = "write kind = \"embedded\" and bring the records in with `sluicebox put`";
-                findings.add("stream.kind", "this build reads the embedded stream only; Kinesis is not part of it yet", help);
-            }
+        findings.range("stream.reads_per_second", u64::from(self.stream.reads_per_second), 1, 5);
+        if self.stream.kind == StreamKind::Embedded && self.stream.start != Start::Horizon {
+            let help = "remove start: an embedded stream holds what was put on it for this pipeline";
+            findings.add("stream.start", "only a Kinesis stream can be begun anywhere but at its oldest record", help);
         }
     }
 

@@ -101,6 +101,45 @@ impl TimeFormat {
     }
 }
 
+/// Where a shard begins that no run has seen.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Start {
+    /// With the oldest record that is kept.
+    #[default]
+    Horizon,
+    /// With what comes after the data directory was made.
+    Latest,
+    /// With the first record that arrived at this time or later, microseconds since 1970.
+    At(i64),
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Horizon => f.write_str("horizon"),
+            Self::Latest => f.write_str("latest"),
+            Self::At(at_us) => match chrono::DateTime::from_timestamp_micros(*at_us) {
+                Some(time) => f.write_str(&time.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)),
+                None => write!(f, "{at_us} us"),
+            },
+        }
+    }
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "horizon" => Ok(Self::Horizon),
+            "latest" => Ok(Self::Latest),
+            time => chrono::DateTime::parse_from_rfc3339(time)
+                .map(|time| Self::At(time.timestamp_micros()))
+                .map_err(|_| format!("`{time}` is no place to start; write \"horizon\", \"latest\" or \"2026-11-23T00:00:00Z\"")),
+        }
+    }
+}
+
 const FORMATS: [&str; 5] = ["rfc3339", "epoch_s", "epoch_ms", "epoch_us", "epoch_ns"];
 
 impl fmt::Display for TimeFormat {
@@ -200,6 +239,7 @@ impl FromStr for ZoneOffset {
 
 as_text!(FieldPath, "a path to a member, such as \"timestamp\" or \"properties.amount\"");
 as_text!(TimeFormat, "a time format, such as \"rfc3339\", \"epoch_ms\" or \"%Y-%m-%d %H:%M:%S\"");
+as_text!(Start, "where to start: \"horizon\", \"latest\" or a time such as \"2026-11-23T00:00:00Z\"");
 as_text!(ZoneOffset, "a time zone, such as \"UTC\" or \"+02:00\"");
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ const START_US: i64 = 1_767_600_000_000_000;
 const HOUR_US: i64 = 3_600_000_000;
 /// Hours over which the events arrive: long enough for windows to close and seal while the stream is read.
 const HOURS: i64 = 24;
+/// No event arrives later.
+pub(crate) const LAST_US: i64 = START_US + HOURS * HOUR_US;
 
 /// Epochs of a few dozen records, two partitions, early collection, and a lateness under which nothing is too late: the latest
 /// demo events are five hours late, and however epochs are cut, no bound is ahead of the arrivals.

@@ -137,7 +137,9 @@ fn other(fault: Fault) -> Refusal {
 }
 
 fn raw(record: Record) -> Result<RawRecord> {
-    let arrival = record.approximate_arrival_timestamp.and_then(|at| i64::try_from(at.as_nanos() / 1_000).ok());
+    // It travels as a fraction of seconds in milliseconds, which binary floating point misses by a hair: 0.12 comes as 0.119999.
+    let arrival =
+        record.approximate_arrival_timestamp.and_then(|at| i64::try_from((at.as_nanos() + 500_000) / 1_000_000 * 1_000).ok());
     let arrival_us = arrival.ok_or_else(|| {
         Fault::corrupt(format!("record {} has no time of arrival: the endpoint is not Kinesis", record.sequence_number))
     })?;

@@ -1,0 +1,101 @@
+//! Goal: a pipeline over the Kinesis API makes the tables of a pipeline over the embedded stream, whatever the service does and
+//! however often the program dies.
+
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use sluicebox_actors::ports::Clock;
+use sluicebox_stream::api::{self, FaultKind, FaultPlan, FaultRule, Options, Server};
+
+use super::support::site::{LAST_US, Site, events};
+
+const EVENTS: u64 = 2_500;
+
+/// The moment at which the last event has arrived: the service has forgotten nothing, whatever year it is.
+struct Then;
+
+impl Clock for Then {
+    fn now_us(&self) -> i64 {
+        LAST_US
+    }
+
+    fn random(&self) -> u64 {
+        0x5_1C_E0
+    }
+}
+
+/// The Kinesis API on the stream of a site; its settings lead there.
+fn served(site: Site) -> (Site, Server) {
+    let server = Server::new(site.data().join("stream"), Arc::new(Then), Options::default()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("aws.endpoint=http://{}", listener.local_addr().unwrap());
+    let serving = api::serve(listener, server.clone(), std::future::pending());
+    // It ends with the test's process.
+    std::thread::spawn(|| sluicebox::run::block_on(serving).unwrap().unwrap());
+    // Five reads a second are a shard's limit, so a read is worth more records here.
+    let site = ["stream.kind=kinesis", &endpoint, "limits.fetch_records=200", "limits.fetch=64KiB", "limits.in_flight=256KiB"]
+        .into_iter()
+        .fold(site, Site::set);
+    (site.set("commit.size=64KiB"), server)
+}
+
+/// Demo events as Kinesis would stamp them: to the millisecond.
+fn stamped() -> Site {
+    let site = Site::empty();
+    site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
+    site
+}
+
+fn rule(operation: &str, rate: f64, fault: FaultKind) -> FaultRule {
+    FaultRule { operation: Some(operation.into()), stream: None, shard: None, skip: 0, times: Some(12), rate: Some(rate), fault }
+}
+
+#[test]
+fn a_service_that_throttles_repeats_forgets_and_breaks_off_changes_no_table_and_neither_do_crashes() {
+    let local = stamped();
+    let (site, server) = served(Site::with_stream_of(&local));
+    let expected = local.finish();
+    server
+        .set_faults(FaultPlan {
+            seed: 7,
+            rules: vec![
+                rule("GetRecords", 0.1, FaultKind::Throttle),
+                rule("GetRecords", 0.1, FaultKind::DropReply),
+                rule("GetRecords", 0.1, FaultKind::RepeatBatch),
+                rule("GetRecords", 0.2, FaultKind::ExpireIterator),
+                rule("GetShardIterator", 0.2, FaultKind::InternalFailure),
+                rule("ListShards", 0.2, FaultKind::Throttle),
+            ],
+        })
+        .unwrap();
+    #[cfg(debug_assertions)]
+    for point in ["commit.after_put:2", "commit.after_swap:2"] {
+        site.crash(point);
+    }
+    site.finish().must_equal(&expected, "by way of Kinesis");
+    let hit = server.state().to_string();
+    assert!(!hit.contains("\"hits\":0"), "a fault that never struck: {hit}");
+}
+
+#[test]
+fn a_shard_that_is_split_while_nobody_reads_is_followed_to_its_children() {
+    let local = stamped();
+    let parent = local.rows().first().map(|row| row.shard.clone());
+    assert_eq!(parent, None, "no run has looked at it yet");
+    let stream = local.stream();
+    let shard = stream.shards_blocking().unwrap()[0].clone();
+    let children = stream.split(&shard.shard, shard.hash_start + (shard.hash_end - shard.hash_start) / 2).unwrap();
+    drop(stream);
+    let (site, _server) = served(Site::with_stream_of(&local));
+    let expected = local.finish();
+    site.finish().must_equal(&expected, "by way of Kinesis");
+    let rows = site.rows();
+    assert!(children.iter().all(|child| rows.iter().any(|row| row.shard == *child)));
+}
+
+#[test]
+fn put_says_where_the_records_of_a_kinesis_stream_come_from() {
+    let site = Site::empty().set("stream.kind=kinesis").set("aws.endpoint=http://127.0.0.1:9");
+    let refused = site.ran(&["put", "-"]).expect(78, "put");
+    assert!(refused.err.contains("aws kinesis put-records"), "{}", refused.err);
+}

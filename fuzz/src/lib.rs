@@ -30,13 +30,13 @@ pub mod input {
     pub mod rows;
 }
 
-/// What `input` needs of streams.
-pub mod stream {
-    /// The one constant of it.
-    pub mod embedded {
-        /// As in `../src/stream/embedded.rs`.
-        pub const RECORD_MAX: usize = 10 << 20;
-    }
+// What `input` needs of the package of streams is one constant: this package answers to its name.
+extern crate self as sluicebox_stream;
+
+/// The one constant of it.
+pub mod embedded {
+    /// As in `../src/stream/embedded.rs`.
+    pub const RECORD_MAX: usize = 10 << 20;
 }
 
 pub mod configuration;

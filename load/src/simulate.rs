@@ -25,11 +25,14 @@ pub(crate) struct Simulate {
     /// Last operations to tell of a seed that broke a rule
     #[arg(long, default_value_t = 40)]
     tell: u64,
+    /// Several workers share the shards of each world
+    #[arg(long)]
+    fleet: bool,
 }
 
 /// Success when no seed broke a rule.
 pub(crate) fn simulate(args: &Simulate, out: &mut impl Write) -> anyhow::Result<bool> {
-    let Simulate { seeds, from, threads, minutes, tell } = *args;
-    let command = Command { seeds, from, threads: threads.clamp(1, 256), minutes, tell };
+    let Simulate { seeds, from, threads, minutes, tell, fleet } = *args;
+    let command = Command { seeds, from, threads: threads.clamp(1, 256), minutes, tell, fleet };
     Ok(command.run(out))
 }

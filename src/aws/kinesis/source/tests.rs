@@ -4,180 +4,23 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
-use sluicebox_actors::model::fault::{Fault, Kind};
-use sluicebox_actors::model::position::{Position, Sequence, ShardId};
+use sluicebox_actors::model::fault::Kind;
+use sluicebox_actors::model::position::{Position, Sequence};
 use sluicebox_actors::model::record::RawRecord;
-use sluicebox_actors::ports::{Clock, Read, ShardInfo, Stream};
+use sluicebox_actors::ports::{Read, ShardInfo, Stream};
 
-use super::{EMPTY_MAX, KinesisStream, Settings, TRIES, lock};
+use super::{EMPTY_MAX, KinesisStream, Settings, TRIES};
 use crate::client::AwsRuntime;
-use crate::kinesis::api::{Answered, Api, Batch, Begin, Page, Refusal, Summary, What};
-use crate::kinesis::elapsed::{Elapsed, Pauses};
+use crate::kinesis::api::{Batch, Begin, What};
+use crate::kinesis::fixtures::{
+    Call, Chance, NOW_US, RETENTION_US, Scripted, empty, info, lock, one_shard, page, place, plain, record, refuse, serve, shard,
+};
 use crate::kinesis::kpl::tests::aggregate;
-
-const HOUR_US: i64 = 3_600_000_000;
-const RETENTION_US: i64 = 24 * HOUR_US;
-const NOW_US: i64 = 1_763_900_000_000_000;
-
-struct Chance(u64);
-
-impl Clock for Chance {
-    fn now_us(&self) -> i64 {
-        NOW_US
-    }
-
-    fn random(&self) -> u64 {
-        self.0
-    }
-}
-
-#[derive(Clone, PartialEq, Debug)]
-enum Call {
-    List(Option<String>),
-    Iterator(Begin),
-    Records(String),
-}
-
-type Script<A, T> = Box<dyn Fn(A) -> Answered<T> + Send + Sync>;
-
-/// Answers as the test says, and notes what it was asked and when.
-struct Scripted {
-    calls: Mutex<Vec<(u64, Call)>>,
-    time: Elapsed,
-    takes_us: Mutex<VecDeque<u64>>,
-    list: Script<Option<String>, Page>,
-    iterator: Script<Begin, String>,
-    records: Script<(String, usize), Batch>,
-}
-
-impl Scripted {
-    fn new(
-        list: impl Fn(Option<String>) -> Answered<Page> + Send + Sync + 'static,
-        iterator: impl Fn(Begin) -> Answered<String> + Send + Sync + 'static,
-        records: impl Fn(String, usize) -> Answered<Batch> + Send + Sync + 'static,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            calls: Mutex::default(),
-            time: Elapsed::start(),
-            takes_us: Mutex::default(),
-            list: Box::new(list),
-            iterator: Box::new(iterator),
-            records: Box::new(move |(iterator, limit)| records(iterator, limit)),
-        })
-    }
-
-    fn note(&self, call: Call) {
-        lock(&self.calls).push((self.time.elapsed_us(), call));
-    }
-
-    fn count(&self, fits: impl Fn(&Call) -> bool) -> usize {
-        lock(&self.calls).iter().filter(|(_, call)| fits(call)).count()
-    }
-
-    fn begins(&self) -> Vec<Begin> {
-        let begin = |call: &Call| match call {
-            Call::Iterator(begin) => Some(*begin),
-            Call::List(_) | Call::Records(_) => None,
-        };
-        lock(&self.calls).iter().filter_map(|(_, call)| begin(call)).collect()
-    }
-}
-
-#[async_trait]
-impl Api for Scripted {
-    async fn list_shards(&self, token: Option<String>) -> Answered<Page> {
-        self.note(Call::List(token.clone()));
-        (self.list)(token)
-    }
-
-    async fn summary(&self) -> Answered<Summary> {
-        Ok(Summary { arn: "arn:aws:kinesis:us-east-1:000000000000:stream/s".into(), retention_us: RETENTION_US })
-    }
-
-    async fn iterator(&self, _shard: &ShardId, begin: Begin) -> Answered<String> {
-        self.note(Call::Iterator(begin));
-        (self.iterator)(begin)
-    }
-
-    async fn records(&self, iterator: &str, limit: usize) -> Answered<Batch> {
-        self.note(Call::Records(iterator.to_owned()));
-        let takes_us = lock(&self.takes_us).pop_front();
-        if let Some(takes_us) = takes_us {
-            self.time.pause(takes_us).await;
-        }
-        (self.records)((iterator.to_owned(), limit))
-    }
-}
 
 fn stream(api: &Arc<Scripted>) -> KinesisStream {
     KinesisStream::new("s", api.clone(), AwsRuntime::current(), Arc::new(Chance(7)), Settings::default())
-}
-
-fn refuse<T>(what: What) -> Answered<T> {
-    Err(Refusal { what, fault: Fault::config(format!("scripted: {what:?}")) })
-}
-
-fn shard(number: u32) -> ShardId {
-    ShardId::new(format!("shardId-{number:012}"))
-}
-
-fn info(number: u32, parents: &[u32], hash_start: u128, hash_end: u128, closed: bool) -> ShardInfo {
-    ShardInfo {
-        shard: shard(number),
-        parents: parents.iter().map(|parent| shard(*parent)).collect(),
-        hash_start,
-        hash_end,
-        closed,
-    }
-}
-
-fn page(shards: Vec<ShardInfo>, next: Option<&str>) -> Answered<Page> {
-    Ok(Page { shards, next: next.map(str::to_owned) })
-}
-
-fn one_shard(_token: Option<String>) -> Answered<Page> {
-    page(vec![info(0, &[], 0, u128::MAX, false)], None)
-}
-
-fn record(number: u64, data: Bytes) -> RawRecord {
-    let arrival_us = NOW_US - HOUR_US;
-    RawRecord { sequence: Sequence::dense(number), sub_sequence: 0, foreign: false, partition_key: "k".into(), arrival_us, data }
-}
-
-fn plain(numbers: std::ops::Range<u64>) -> Vec<RawRecord> {
-    numbers.map(|number| record(number, number.to_string().into())).collect()
-}
-
-fn empty(next: &str, behind_ms: i64) -> Answered<Batch> {
-    let next = Some(next.to_owned());
-    Ok(Batch { next, behind_ms: Some(behind_ms), date_us: Some(NOW_US), ..Batch::default() })
-}
-
-/// An iterator of a shard that holds these records: the index of the next one.
-fn place(kept: &[RawRecord], begin: Begin) -> String {
-    let index = match begin {
-        Begin::Horizon | Begin::Time(_) => 0,
-        Begin::At(at) => kept.partition_point(|record| record.sequence < at),
-        Begin::After(last) => kept.partition_point(|record| record.sequence <= last),
-    };
-    index.to_string()
-}
-
-/// What such an iterator brings.
-fn serve(kept: &[RawRecord], iterator: &str, limit: usize) -> Answered<Batch> {
-    let index: usize = iterator.parse().expect("an index");
-    let end = kept.len().min(index + limit);
-    let behind_ms = Some(i64::from(end < kept.len()));
-    Ok(Batch {
-        records: kept[index..end].to_vec(),
-        next: Some(end.to_string()),
-        behind_ms,
-        date_us: Some(NOW_US),
-        ..Batch::default()
-    })
 }
 
 fn after(number: u64) -> Position {
@@ -462,11 +305,11 @@ proptest! {
         prop_assert_eq!(seen, expected);
     }
 
-    // Calls per second and shard, over answers that are slow, large, refused or expired.
+    // Calls per second and shard, over answers that are slow, large, refused or expired, and iterators that are refused.
     #[test]
-    fn no_second_sees_a_sixth_call(script in prop::collection::vec((0usize..5, 0u64..400_000), 1..60)) {
+    fn no_second_sees_a_sixth_call(script in prop::collection::vec((0usize..5, 0u64..400_000, any::<bool>()), 1..60)) {
         let calls = paused(async {
-            let outcomes = Mutex::new(script.iter().map(|(outcome, _)| *outcome).collect::<VecDeque<_>>());
+            let outcomes = Mutex::new(script.iter().map(|(outcome, ..)| *outcome).collect::<VecDeque<_>>());
             let number = Mutex::new(0);
             let records = move |iterator: String, _| match lock(&outcomes).pop_front() {
                 Some(0) => refuse(What::Throttled),
@@ -479,8 +322,13 @@ proptest! {
                 }
                 Some(_) | None => empty(&iterator, 0),
             };
-            let api = Scripted::new(one_shard, |_| Ok("0".to_owned()), records);
-            lock(&api.takes_us).extend(script.iter().map(|(_, takes_us)| *takes_us));
+            let denials = Mutex::new(script.iter().map(|(.., denied)| *denied).collect::<VecDeque<_>>());
+            let iterator = move |_| match lock(&denials).pop_front() {
+                Some(true) => refuse(What::Other),
+                Some(false) | None => Ok("0".to_owned()),
+            };
+            let api = Scripted::new(one_shard, iterator, records);
+            lock(&api.takes_us).extend(script.iter().map(|(_, takes_us, _)| *takes_us));
             let (stream, mut from) = (stream(&api), Position::START);
             for _ in 0..script.len() {
                 if let Ok(read) = read(&stream, from).await {

@@ -1,5 +1,5 @@
-//! Goal: what a service does that no endpoint can be made to do: it goes silent, refuses, forgets and lags behind. The answers are
-//! scripted and time is paused, so nothing here waits.
+//! Goal: what a service does that no endpoint can be made to do: it goes silent, refuses, forgets and lags behind. The answers
+//! are scripted and time is paused, so nothing here waits.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -283,7 +283,8 @@ proptest! {
         asks in prop::collection::vec((1usize..40, 1usize..20_000, any::<bool>()), 1..8),
     ) {
         let kept = packed(&counts);
-        let expected: Vec<_> = counts.iter().zip(1u64..).flat_map(|(count, n)| (0..*count as u32).map(move |sub| (n, sub))).collect();
+        let parts = |(count, number): (&usize, u64)| (0..*count as u32).map(move |sub| (number, sub));
+        let expected: Vec<_> = counts.iter().zip(1u64..).flat_map(parts).collect();
         let seen = paused(async {
             let served = kept.clone();
             let place = move |begin| Ok(place(&kept, begin));

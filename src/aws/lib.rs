@@ -27,6 +27,8 @@ pub mod kinesis {
     pub mod api;
     pub mod cursor;
     pub mod elapsed;
+    #[cfg(test)]
+    mod fixtures;
     pub mod kpl;
     pub mod pacer;
     pub mod sdk;

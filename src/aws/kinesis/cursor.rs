@@ -24,6 +24,15 @@ use super::api::{Batch, Begin};
 /// Clear of the horizon by so much, a reader that began there has got away from it.
 const AWAY_US: i64 = 300_000_000;
 
+/// Why reading goes on at the horizon and not at its position.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Restart {
+    /// The service refuses the position.
+    Refused,
+    /// An iterator that does not move: the position may well be kept.
+    Stuck,
+}
+
 /// Memory of one shard.
 #[derive(Debug, Default)]
 pub struct Cursor {
@@ -39,7 +48,8 @@ pub struct Cursor {
     fresh_us: Option<i64>,
     from_horizon: bool,
     gap: Option<Position>,
-    restart_at_horizon: bool,
+    // Until the horizon has answered.
+    restart: Option<Restart>,
     weight_each: usize,
 }
 
@@ -68,7 +78,7 @@ impl Cursor {
     /// Where a new iterator has to begin: AFTER the last record fetched, never at it, never at the latest.
     pub fn begin(&self) -> Begin {
         match (self.fetched.sequence(), self.fetched.as_arrival()) {
-            _ if self.restart_at_horizon => Begin::Horizon,
+            _ if self.restart.is_some() => Begin::Horizon,
             (Some(last), _) => Begin::After(last),
             // Arrivals have milliseconds: the first that is not earlier.
             (None, Some(at_us)) => Begin::Time(at_us.div_euclid(1000) + i64::from(at_us.rem_euclid(1000) != 0)),
@@ -107,15 +117,18 @@ impl Cursor {
     }
 
     /// Go on at the horizon: the position cannot be asked for any more.
-    pub fn restart_at_horizon(&mut self) {
-        self.restart_at_horizon = true;
+    pub fn restart_at_horizon(&mut self, why: Restart) {
+        // A time that was forgotten leads to the horizon by itself; any other must not lead into the past.
+        if self.fetched.as_arrival().is_none() {
+            self.restart = Some(why);
+        }
         self.iterator = None;
     }
 
     /// Does the horizon lie before a position that the service refused? Then it is not the same stream.
     pub fn is_replaced(&self, batch: &Batch) -> bool {
         let older = |record: &RawRecord| Position::after(record.sequence) <= self.fetched;
-        self.gap.is_some() && self.restart_at_horizon && batch.records.first().is_some_and(older)
+        self.restart == Some(Restart::Refused) && batch.records.first().is_some_and(older)
     }
 
     /// Was an answer empty although the end of it lies behind by all that is kept? Such an iterator never moves.
@@ -130,11 +143,11 @@ impl Cursor {
         self.weight_each = weight.checked_div(kinesis_records).unwrap_or(self.weight_each);
         let newest = batch.records.iter().map(|record| record.arrival_us).max();
         self.now_us = self.now_us.max(batch.date_us.or(newest).unwrap_or(i64::MIN));
+        self.settle(&batch);
         let known = self.fetched;
         self.waiting.extend(parts.into_iter().filter(|part| Position::after(part.sequence) > known));
         if let Some(last) = self.waiting.back() {
             self.fetched = self.fetched.max(Position::after(last.sequence));
-            self.restart_at_horizon = false;
         }
         self.behind_ms = batch.behind_ms;
         self.fresh_us = self.fresh_us.max(batch.behind_ms.map(|behind| self.now_us - behind.saturating_mul(1000)));
@@ -144,6 +157,19 @@ impl Cursor {
             self.children = Some(batch.children);
         }
         self.iterator = batch.next;
+    }
+
+    /// What an answer says of a gap, and of a restart at the horizon.
+    fn settle(&mut self, batch: &Batch) {
+        if let Some(first) = batch.records.first().map(|record| Position::after(record.sequence)) {
+            // The horizon lies before the position: nothing after it can be gone.
+            let kept = self.restart == Some(Restart::Stuck) && first <= self.fetched;
+            let unknown = self.gap == Some(self.fetched);
+            self.gap = if kept { None } else { self.gap.map(|left| if unknown { first.max(left) } else { left }) };
+        }
+        if !batch.records.is_empty() || batch.behind_ms == Some(0) || batch.next.is_none() {
+            self.restart = None;
+        }
     }
 
     /// Nothing is left to hand out.
@@ -158,7 +184,7 @@ impl Cursor {
 
     /// There is more, although the last answer was empty.
     pub fn has_more(&self) -> bool {
-        self.iterator.is_some() && self.behind_ms != Some(0)
+        self.restart.is_some() || self.iterator.is_some() && self.behind_ms != Some(0)
     }
 
     /// How far the last record fetched lies behind the tip, milliseconds.
@@ -184,7 +210,8 @@ impl Cursor {
             records.extend(self.waiting.drain(..count));
             weight += bytes;
         }
-        let trimmed_before = self.gap;
+        // Before the horizon has answered, a gap is a suspicion.
+        let trimmed_before = self.gap.filter(|_| self.restart.is_none());
         if let Some(last) = records.last() {
             self.handed = Position::after(last.sequence);
             self.gap = None;

@@ -1,11 +1,23 @@
 //! Time that passes, for pauses between calls.
 //!
-//! Owns: a monotonic reading in microseconds, which the wall clock of the machine cannot move. Does not own: any time that a
-//! result depends on.
+//! Owns: a monotonic reading in microseconds, which the wall clock of the machine cannot move, and waiting by it. Does not own:
+//! any time that a result depends on.
 
+use std::time::Duration;
+
+use async_trait::async_trait;
 use tokio::time::Instant;
 
-/// Counts from when it was made.
+/// How a reader waits between its calls. A port, so that a test sees every pause and waits for none.
+#[async_trait]
+pub trait Pauses: Send + Sync {
+    /// Microseconds since some moment in the past; never goes back.
+    fn elapsed_us(&self) -> u64;
+    /// Returns when so many microseconds have passed.
+    async fn pause(&self, micros: u64);
+}
+
+/// The machine's own time; counts from when it was made.
 #[derive(Clone, Copy, Debug)]
 pub struct Elapsed(Instant);
 
@@ -15,9 +27,15 @@ impl Elapsed {
     pub fn start() -> Self {
         Self(Instant::now())
     }
+}
 
-    /// Microseconds since the start.
-    pub fn us(self) -> u64 {
+#[async_trait]
+impl Pauses for Elapsed {
+    fn elapsed_us(&self) -> u64 {
         u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
+    async fn pause(&self, micros: u64) {
+        tokio::time::sleep(Duration::from_micros(micros)).await;
     }
 }

@@ -161,4 +161,4 @@ fn at<T>(table: &[T], index: u64) -> Result<&T, Bad> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

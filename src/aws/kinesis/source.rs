@@ -6,7 +6,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use async_trait::async_trait;
 use sluicebox_actors::model::fault::{Fault, Result};
@@ -15,8 +14,8 @@ use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::ports::{Clock, Read, ShardInfo, Stream};
 
 use super::api::{Api, Batch, Begin, Refusal, What};
-use super::cursor::Cursor;
-use super::elapsed::Elapsed;
+use super::cursor::{Cursor, Restart};
+use super::elapsed::{Elapsed, Pauses};
 use super::kpl::{self, Bounds, Opened};
 use super::pacer::Pacer;
 use crate::client::AwsRuntime;
@@ -70,7 +69,7 @@ struct Poller {
     api: Arc<dyn Api>,
     settings: Settings,
     clock: Arc<dyn Clock>,
-    elapsed: Elapsed,
+    pauses: Arc<dyn Pauses>,
     listed: Mutex<HashMap<ShardId, ShardInfo>>,
     shards: Mutex<HashMap<ShardId, Arc<Slot>>>,
     retention: Mutex<Option<(u64, i64)>>,
@@ -96,11 +95,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl KinesisStream {
     /// A stream by its name. Nothing is called yet.
     pub fn new(name: &str, api: Arc<dyn Api>, runtime: AwsRuntime, clock: Arc<dyn Clock>, settings: Settings) -> Self {
+        Self::with_pauses(name, api, runtime, clock, settings, Arc::new(Elapsed::start()))
+    }
+
+    /// As [`KinesisStream::new`], with another way to wait between calls.
+    pub fn with_pauses(
+        name: &str,
+        api: Arc<dyn Api>,
+        runtime: AwsRuntime,
+        clock: Arc<dyn Clock>,
+        settings: Settings,
+        pauses: Arc<dyn Pauses>,
+    ) -> Self {
         let poller = Poller {
             api,
             settings,
             clock,
-            elapsed: Elapsed::start(),
+            pauses,
             listed: Mutex::default(),
             shards: Mutex::default(),
             retention: Mutex::default(),
@@ -215,10 +226,10 @@ impl Poller {
     /// One answer into the cursor. It is taken in whole or not at all: a caller may stop waiting at any point.
     async fn fetch(&self, shard: &ShardId, reading: &mut Reading, max_records: usize, max_bytes: usize) -> Result<()> {
         let limit = reading.cursor.limit(max_records, max_bytes);
-        let batch = self.answer(shard, reading, limit).await?;
         let retention_us = self.retention().await?;
+        let batch = self.answer(shard, reading, limit).await?;
         if let Some(own) = reading.cursor.is_suspect(&batch, retention_us)
-            && !self.is_there(shard, reading, own).await?
+            && !self.is_there(shard, reading, own, retention_us).await?
         {
             reading.cursor.gap(batch.records.first().map(|record| record.sequence));
         }
@@ -232,7 +243,7 @@ impl Poller {
         let parts = self.open(shard, &batch).await?;
         reading.cursor.take(batch, parts, retention_us);
         if stuck {
-            reading.cursor.restart_at_horizon();
+            reading.cursor.restart_at_horizon(Restart::Stuck);
         }
         Ok(())
     }
@@ -264,15 +275,15 @@ impl Poller {
     /// GetRecords at its pace.
     async fn call(&self, reading: &mut Reading, iterator: &str, limit: usize) -> Result<Batch, Refusal> {
         self.wait(&reading.records).await;
-        reading.records.called(self.elapsed.us());
+        reading.records.called(self.pauses.elapsed_us());
         let answer = self.api.records(iterator, limit).await;
         match &answer {
             Ok(batch) => {
                 let bytes = batch.records.iter().map(|record| record.data.len() + record.partition_key.len()).sum::<usize>();
-                reading.records.answered(self.elapsed.us(), bytes as u64);
+                reading.records.answered(self.pauses.elapsed_us(), bytes as u64);
             }
             Err(refusal) if refusal.what == What::Throttled => {
-                reading.records.throttled(self.elapsed.us(), self.clock.random());
+                reading.records.throttled(self.pauses.elapsed_us(), self.clock.random());
             }
             Err(_) => {}
         }
@@ -289,9 +300,9 @@ impl Poller {
             }
             Err(Refusal { what: What::NotFound, .. }) => Err(self.missing(shard).await),
             // Forgotten, or of another stream of that name: either way it cannot be gone on from here.
-            Err(Refusal { what: What::InvalidArgument, .. }) if reading.cursor.fetched().sequence().is_some() => {
+            Err(Refusal { what: What::InvalidArgument, .. }) if matches!(begin, Begin::After(_)) => {
                 reading.cursor.gap(None);
-                reading.cursor.restart_at_horizon();
+                reading.cursor.restart_at_horizon(Restart::Refused);
                 Ok(None)
             }
             Err(Refusal { what: What::InvalidArgument, fault }) if matches!(begin, Begin::Time(_)) => Err(Fault::retry(format!(
@@ -303,16 +314,17 @@ impl Poller {
 
     async fn begin(&self, shard: &ShardId, reading: &mut Reading, begin: Begin) -> Result<String, Refusal> {
         self.wait(&reading.iterators).await;
-        reading.iterators.called(self.elapsed.us());
+        reading.iterators.called(self.pauses.elapsed_us());
         let answer = self.api.iterator(shard, begin).await;
         if answer.as_ref().is_err_and(|refusal| refusal.what == What::Throttled) {
-            reading.iterators.throttled(self.elapsed.us(), self.clock.random());
+            reading.iterators.throttled(self.pauses.elapsed_us(), self.clock.random());
         }
         answer
     }
 
-    /// Is the record still kept? An empty answer that does not end says nothing, and is asked again.
-    async fn is_there(&self, shard: &ShardId, reading: &mut Reading, own: Sequence) -> Result<bool> {
+    /// Is the record still kept? An empty answer that does not end says nothing, and is asked again; unless it lies behind by all
+    /// that is kept, for then it would never end.
+    async fn is_there(&self, shard: &ShardId, reading: &mut Reading, own: Sequence, retention_us: i64) -> Result<bool> {
         let mut iterator = match self.begin(shard, reading, Begin::At(own)).await {
             Ok(iterator) => iterator,
             Err(refusal) if refusal.what == What::InvalidArgument => return Ok(false),
@@ -320,6 +332,9 @@ impl Poller {
         };
         for _ in 0..TRIES {
             let batch = self.call(reading, &iterator, 1).await?;
+            if reading.cursor.is_stuck(&batch, retention_us) {
+                return Ok(false);
+            }
             match (batch.records.first(), batch.next) {
                 (Some(first), _) => return Ok(first.sequence <= own),
                 (None, Some(next)) if batch.behind_ms != Some(0) => iterator = next,
@@ -385,7 +400,7 @@ impl Poller {
     }
 
     async fn retention(&self) -> Result<i64> {
-        let now_us = self.elapsed.us();
+        let now_us = self.pauses.elapsed_us();
         if let Some((asked_us, retention_us)) = *lock(&self.retention)
             && now_us.saturating_sub(asked_us) < SUMMARY_US
         {
@@ -397,9 +412,9 @@ impl Poller {
     }
 
     async fn wait(&self, pacer: &Pacer) {
-        let wait_us = pacer.wait_us(self.elapsed.us());
+        let wait_us = pacer.wait_us(self.pauses.elapsed_us());
         if wait_us > 0 {
-            tokio::time::sleep(Duration::from_micros(wait_us)).await;
+            self.pauses.pause(wait_us).await;
         }
     }
 }
@@ -427,3 +442,6 @@ fn covers<'a>(shards: impl Iterator<Item = &'a ShardInfo>, first: u128, last: u1
     }
     false
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,14 @@
 //! iterators, throttles, repeated answers and lost replies; what retention took is told.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use sluicebox_actors::model::fault::Kind;
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::ports::{Clock, Read, Stream};
 use sluicebox_aws::client::AwsRuntime;
+use sluicebox_aws::kinesis::elapsed::Pauses;
 use sluicebox_aws::kinesis::sdk::SdkApi;
 use sluicebox_aws::kinesis::source::{KinesisStream, Settings};
 use sluicebox_stream::api::{FaultKind, FaultPlan, FaultRule, Limits};
@@ -15,10 +18,26 @@ use crate::endpoint::harness::{BEGIN_US, Contract, Ours, SECOND_US, entry};
 
 const HOUR_US: i64 = 3600 * SECOND_US;
 
+/// Pauses that are over as soon as they begin.
+#[derive(Default)]
+struct Skipped(AtomicU64);
+
+#[async_trait]
+impl Pauses for Skipped {
+    fn elapsed_us(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    async fn pause(&self, micros: u64) {
+        self.0.fetch_add(micros, Ordering::SeqCst);
+    }
+}
+
 fn source(contract: &Contract) -> KinesisStream {
     let api = Arc::new(SdkApi::new(contract.client.clone(), contract.stream.as_str()));
     let clock: Arc<dyn Clock> = ours(contract).clock.clone();
-    KinesisStream::new(&contract.stream, api, AwsRuntime::current(), clock, Settings::default())
+    let pauses = Arc::new(Skipped::default());
+    KinesisStream::with_pauses(&contract.stream, api, AwsRuntime::current(), clock, Settings::default(), pauses)
 }
 
 fn ours(contract: &Contract) -> &Ours {

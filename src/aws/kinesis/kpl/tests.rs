@@ -27,6 +27,11 @@ fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
+/// An aggregate of these payloads, all under one key.
+pub(in crate::kinesis) fn aggregate<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> Bytes {
+    sealed(&body(&payloads.map(sub).collect::<Vec<_>>()))
+}
+
 #[derive(Clone, Debug)]
 struct Sub {
     key: String,

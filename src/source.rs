@@ -54,8 +54,8 @@ impl Source {
         match self {
             Self::Embedded(stream) => Ok(stream),
             Self::Kinesis(_) => Err(Fault::config(format!(
-                "`{verb}` writes to the embedded stream, and stream.kind is \"kinesis\": put records with an AWS SDK or the AWS CLI \
-                 (`aws kinesis put-records`), or set stream.kind = \"embedded\""
+                "`{verb}` writes to the embedded stream, and stream.kind is \"kinesis\": put records with an AWS SDK or the AWS \
+                 CLI (`aws kinesis put-records`), or set stream.kind = \"embedded\""
             ))),
         }
     }

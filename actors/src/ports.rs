@@ -99,8 +99,8 @@ pub trait Rows: Send + Sync {
 /// sign that queues behind data says that its sender is dead.
 #[async_trait]
 pub trait Leases: Send + Sync {
-    /// A life sign: sets the heartbeat of a shard's row if its lease is still this one, and changes nothing else of it. The row as
-    /// it is then; none if somebody else has the lease.
+    /// A life sign: sets the heartbeat of a shard's row if its lease is still this one, and changes nothing else of it. The row
+    /// as it is then; none if somebody else has the lease.
     async fn beat(&self, shard: &ShardId, lease_epoch: u64, heartbeat: u64) -> Result<Option<ShardRow>>;
     /// Notes in a shard's row who wants it, if its lease is still this one.
     async fn want(&self, shard: &ShardId, lease_epoch: u64, wanted_by: &str) -> Result<Cas>;

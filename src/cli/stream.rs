@@ -48,8 +48,8 @@ pub fn run(verb: StreamVerb, context: &Context) -> Result<Exit, CliError> {
     let address = listener.local_addr()?;
     let mut output = context.output();
     output.note(&format!(
-        "Kinesis API on http://{address}, streams in {}; stop with Ctrl-C. Elsewhere:\n  export AWS_ENDPOINT_URL_KINESIS=http://{address} \
-         AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any AWS_REGION=us-east-1",
+        "Kinesis API on http://{address}, streams in {}; stop with Ctrl-C. Elsewhere:\n  export \
+         AWS_ENDPOINT_URL_KINESIS=http://{address} AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any AWS_REGION=us-east-1",
         root.display()
     ))?;
     run::block_on(api::serve(listener, server, async {

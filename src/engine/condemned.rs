@@ -1,8 +1,8 @@
-//! Records that are letters unread: those that the process died of (`crashes_worker`), and those of a KPL aggregate that belong to
-//! another shard (`kpl_foreign`).
+//! Records that are letters unread: those that the process died of (`crashes_worker`), and those of a KPL aggregate that belong
+//! to another shard (`kpl_foreign`).
 //!
-//! Owns: the set of the former, a decoder that steps around both. Does not own: how a record gets into the set (trial), where it is
-//! kept (store/deaths), who is foreign (the stream).
+//! Owns: the set of the former, a decoder that steps around both. Does not own: how a record gets into the set (trial), where it
+//! is kept (store/deaths), who is foreign (the stream).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -87,14 +87,14 @@ impl FleetMachine {
         !row.owner.is_empty() && row.owner != self.me && !self.is_silent(row)
     }
 
-    /// Is it in good hands? Another worker has shown signs of life for it, look after look: what a dead one had sent before it died
-    /// may arrive late, but not for so long.
+    /// Is it in good hands? Another worker has shown signs of life for it, look after look: what a dead one had sent before it
+    /// died may arrive late, but not for so long.
     pub fn is_cared_for(&self, row: &ShardRow) -> bool {
         self.is_held_by_another(row) && self.seen.get(&row.shard).is_some_and(|seen| seen.changes >= LOOKS)
     }
 
-    /// What to do about these rows, of which `openable` could be run by somebody, while we run some: `mine` says of each whether it
-    /// is about to be let go. `random` spreads workers that look at the same time.
+    /// What to do about these rows, of which `openable` could be run by somebody, while we run some: `mine` says of each whether
+    /// it is about to be let go. `random` spreads workers that look at the same time.
     pub fn decide(
         &self,
         rows: &[ShardRow],
@@ -243,9 +243,11 @@ mod tests {
                 machine.look(&self.rows);
                 self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 for act in machine.decide(&self.rows, mine, |_| true, self.random >> 33) {
-                    let (FleetAct::Take(shard, _) | FleetAct::Want(shard, _) | FleetAct::Leave(shard) | FleetAct::Keep(shard, _)) =
-                        &act;
-                    let row = self.rows.iter_mut().find(|row| row.shard == *shard).unwrap();
+                    let about = match &act {
+                        FleetAct::Take(shard, _) | FleetAct::Want(shard, _) | FleetAct::Keep(shard, _) => shard,
+                        FleetAct::Leave(shard) => shard,
+                    };
+                    let row = self.rows.iter_mut().find(|row| row.shard == *about).unwrap();
                     match act {
                         FleetAct::Take(shard, lease) => {
                             assert_eq!(row.lease_epoch, lease);

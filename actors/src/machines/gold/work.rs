@@ -23,7 +23,8 @@ pub enum GoldWork {
     Emit {
         /// Index of the table.
         table: usize,
-        /// What the row becomes, if the stored one is of the version before; content, rows and overflow are filled in by the shell.
+        /// What the row becomes, if the stored one is of the version before; content, rows and overflow are
+        /// filled in by the shell.
         row: Box<WindowRow>,
         /// Partials beside the base.
         loads: Vec<Load>,

@@ -186,7 +186,8 @@ pub(super) async fn rebase(
     Ok(row)
 }
 
-/// The window row's compare-and-set, from the version before the row's own. An answer that did not come is settled by reading the row.
+/// The window row's compare-and-set, from the version before the row's own. An answer that did not come is settled by reading
+/// the row.
 async fn swap(parts: &GoldParts, row: &WindowRow) -> Result<()> {
     let expected = row.version - 1;
     let mut pause = Pause::new(parts.clock.clone());

@@ -187,7 +187,8 @@ fn objects() -> impl Strategy<Value = Option<ObjectRef>> {
 
 prop_compose! {
     fn shard_rows()(
-        number in 0u8..3, owner in "(host:[0-9]{1,3})?", wanted_by in "(host:[0-9])?", lease_epoch in 0u64..3, heartbeat in any::<u64>(), epoch in 0u64..3,
+        number in 0u8..3, owner in "(host:[0-9]{1,3})?", wanted_by in "(host:[0-9])?",
+        lease_epoch in 0u64..3, heartbeat in any::<u64>(), epoch in 0u64..3,
         state in prop_oneof![
             Just(ShardState::Blocked), Just(ShardState::Open), Just(ShardState::Drained), Just(ShardState::Retired)
         ],

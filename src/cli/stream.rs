@@ -44,7 +44,12 @@ pub fn run(verb: StreamVerb, context: &Context) -> Result<Exit, CliError> {
     let limits = if args.aws_limits { Limits::aws() } else { Limits::none() };
     let root = context.data().join("stream");
     let server = Server::new(root.clone(), context.clock(), Options { limits, faults: args.faults })?;
-    let listener = TcpListener::bind(args.listen)?;
+    let listener = TcpListener::bind(args.listen).map_err(|error| {
+        CliError::usage(
+            format!("can't listen on {}: {error}", args.listen),
+            "name another --listen ADDRESS; port 0 takes a free one",
+        )
+    })?;
     let address = listener.local_addr()?;
     let mut output = context.output();
     output.note(&format!(

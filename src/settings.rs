@@ -15,12 +15,14 @@ mod decode;
 pub mod fields;
 pub mod load;
 pub mod problem;
+pub mod store;
 mod tree;
 pub mod units;
 
 pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
 pub use problem::{Place, Problem, SettingsError};
+pub use store::{Store, StoreKind};
 pub use units::{Interval, Size};
 
 /// One pipeline.
@@ -36,6 +38,9 @@ pub struct Settings {
     /// How AWS is reached.
     #[serde(default)]
     pub aws: Aws,
+    /// Where state and tables lie.
+    #[serde(default)]
+    pub store: Store,
     /// What a record must look like to be an event.
     pub event: Event,
     /// Raw records as files.

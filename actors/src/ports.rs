@@ -17,8 +17,10 @@ use crate::model::record::{RawRecord, RawSlice};
 use crate::model::row::{Fence, Lease, ShardRow, WindowRow};
 use crate::model::window::{Window, Windowing};
 
+pub mod sinks;
 mod whole;
 
+pub use sinks::{Fed, GoldRevision, GoldSink, LetterSink, PostedLetter};
 pub use whole::Whole;
 
 /// A shard as the stream lists it.

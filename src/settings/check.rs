@@ -26,6 +26,7 @@ impl Settings {
     pub fn check(&self) -> Vec<Finding> {
         let mut findings = Findings(Vec::new());
         self.check_stream(&mut findings);
+        self.check_store(&mut findings);
         self.check_event(&mut findings);
         self.check_silver(&mut findings);
         self.check_gold(&mut findings);
@@ -146,10 +147,10 @@ impl Settings {
     }
 }
 
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
+    pub(super) fn add(&mut self, key: &str, message: impl Into<String>, help: impl Into<String>) {
         self.0.push(Finding { key: key.to_owned(), message: message.into(), help: help.into() });
     }
 
@@ -159,7 +160,7 @@ impl Findings {
         }
     }
 
-    fn positive(&mut self, key: &str, value: Interval, example: &str) {
+    pub(super) fn positive(&mut self, key: &str, value: Interval, example: &str) {
         if value.us() <= 0 {
             self.add(
                 key,
@@ -196,7 +197,7 @@ impl Findings {
         }
     }
 
-    fn name(&mut self, key: &str, name: &str) {
+    pub(super) fn name(&mut self, key: &str, name: &str) {
         let good = name.starts_with(|c: char| c.is_ascii_alphanumeric())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
         if !good || name.len() > 128 {

@@ -51,10 +51,12 @@ pub enum Op {
     LeaseWant,
     LeaseGet,
     LeaseUpdate,
+    /// Staged files go to where a successor finds them: only where workers share no disk.
+    Hold,
 }
 
 /// All of them.
-pub const OPS: [Op; 38] = [
+pub const OPS: [Op; 39] = [
     Op::StreamShards,
     Op::StreamRead,
     Op::RowsShards,
@@ -93,10 +95,14 @@ pub const OPS: [Op; 38] = [
     Op::LeaseWant,
     Op::LeaseGet,
     Op::LeaseUpdate,
+    Op::Hold,
 ];
 
 /// Of a process that shares nothing.
 pub const ALONE: usize = 34;
+
+/// Of one that shares shards, and no disk with whom it shares them.
+pub const FLEET: usize = 38;
 
 /// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
 const DECISIVE: [Op; 8] =

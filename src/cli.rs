@@ -117,7 +117,7 @@ pub enum Verb {
     /// Reads dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqVerb),
-    /// Shows the shards: position, epoch, bound, lag
+    /// Shows the shards: position, epoch, bound, lag; or takes them over from another reader
     Shards(shards::ShardsArgs),
     /// The embedded stream as a service
     #[command(subcommand)]

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 pub mod demo_events;
+pub mod import;
 pub mod output;
 pub mod progress;
 pub mod run;
@@ -77,6 +78,7 @@ pub mod store {
     pub mod gold_files;
     mod gold_windows;
     pub mod home;
+    pub(crate) mod imports;
     pub mod ledger_files;
     mod letters;
     pub mod outputs;

@@ -55,6 +55,16 @@ impl Source {
         }
     }
 
+    /// The Kinesis stream, for verbs that take over from another reader of it.
+    pub fn kinesis(self, verb: &str) -> Result<KinesisStream> {
+        match self {
+            Self::Kinesis(stream) => Ok(stream),
+            Self::Embedded(_) => Err(Fault::config(format!(
+                "`{verb}` wants the stream that the other fleet reads: set stream.kind = \"kinesis\" and stream.name"
+            ))),
+        }
+    }
+
     /// As the port.
     pub fn port(&self) -> Arc<dyn Stream> {
         match self {

@@ -7,6 +7,7 @@ use aws_config::SdkConfig;
 use sluicebox_actors::model::fault::Result;
 
 use crate::client::{self, AwsRuntime, ClientSettings};
+use crate::dynamo::kcl::{self, KclLease};
 use crate::dynamo::rows::DynamoRows;
 use crate::s3::store::S3Store;
 
@@ -50,6 +51,11 @@ impl Aws {
     /// Rows and leases of a pipeline in a table.
     pub fn rows(&self, table: &str, pipeline: &str) -> Result<DynamoRows> {
         DynamoRows::new(&aws_sdk_dynamodb::Client::new(&self.config), self.io.clone(), table, pipeline)
+    }
+
+    /// The leases of a fleet of the Kinesis Client Library.
+    pub async fn kcl_leases(&self, table: &str) -> Result<Vec<KclLease>> {
+        kcl::leases(&aws_sdk_dynamodb::Client::new(&self.config), self.io.clone(), table).await
     }
 
     /// Is a service reached at an address that somebody has set, instead of AWS's own? The SDK's rules for the environment;

@@ -8,6 +8,7 @@ pub mod error;
 pub mod dynamo {
     mod expression;
     mod item;
+    pub mod kcl;
     pub mod rows;
     mod table;
 }

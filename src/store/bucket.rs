@@ -30,6 +30,8 @@ const BLOBS: &str = "state/blobs";
 const IDENTITY: &str = "identity";
 const PIPELINE: &str = "pipeline";
 const MEANING: &str = "gold_table";
+const IMPORT: &str = "import";
+const ROWS: &str = "rows";
 const MARKER_MAX: u64 = 1 << 16;
 
 /// Where a pipeline lies.
@@ -135,6 +137,25 @@ impl Bucket {
     /// The tables.
     pub fn tables(&self) -> &S3Store {
         &self.tables
+    }
+
+    /// From where rows are being imported.
+    pub async fn import(&self) -> Result<Option<String>> {
+        Ok(self.rows.document(IMPORT, ROWS).await?.map(|begun| begun.json))
+    }
+
+    /// Notes that rows are being imported, as `store::imports` does in a directory.
+    pub async fn begin_import(&self, from: &str) -> Result<()> {
+        // Whichever was first: an import that goes on writes the rows of its own plan or none.
+        self.rows.put_if_absent(IMPORT, ROWS, from).await.map(drop)
+    }
+
+    /// They are imported.
+    pub async fn end_import(&self) -> Result<()> {
+        match self.rows.document(IMPORT, ROWS).await? {
+            None => Ok(()),
+            Some(begun) => self.rows.delete_if(IMPORT, ROWS, begun.version).await.map(drop),
+        }
     }
 
     /// Notes what the Gold tables mean that are new, and returns the names of those that meant something else before, as

@@ -28,6 +28,7 @@ use crate::store::bucket::outputs::BucketOutputs;
 use crate::store::bucket::{Bucket, Demands, Place};
 use crate::store::gold_files::DiskGoldFiles;
 use crate::store::home::{Home, Identity, RunLock};
+use crate::store::imports;
 use crate::store::ledger_files::Ledger;
 use crate::store::outputs::{DiskOutputs, OutputOptions};
 use crate::store::row_file::Format;
@@ -66,6 +67,18 @@ impl Stores {
     /// Opens or makes what a run needs, and takes the data directory: nothing is opened for writing in one that another run
     /// holds.
     pub fn for_run(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<(Self, RunLock)> {
+        let (stores, lock) = Self::for_import(data, settings, clock)?;
+        match stores.import()? {
+            None => Ok((stores, lock)),
+            Some(from) => Err(Fault::config(format!(
+                "an import from the KCL table {from} has begun here and did not come to its end: call `shards import` again as \
+                 it was called. A run would read shards from their start that it has not got to"
+            ))),
+        }
+    }
+
+    /// As [`Stores::for_run`], also where an import was broken off.
+    pub fn for_import(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<(Self, RunLock)> {
         let home = Home::open_or_create(data, &settings.pipeline.name, clock.clone())?;
         let lock = home.lock_for_run()?;
         let stores = match settings.store.kind {
@@ -76,6 +89,30 @@ impl Stores {
             }
         };
         Ok((stores, lock))
+    }
+
+    /// From which table rows are being imported.
+    fn import(&self) -> Result<Option<String>> {
+        match &self.shared {
+            None => imports::begun(&self.home),
+            Some(shared) => run::block_on(shared.bucket.import())?,
+        }
+    }
+
+    /// Until [`Stores::end_import`] no run begins.
+    pub fn begin_import(&self, from: &str) -> Result<()> {
+        match &self.shared {
+            None => imports::begin(&self.home, from),
+            Some(shared) => run::block_on(shared.bucket.begin_import(from))?,
+        }
+    }
+
+    /// All rows are there.
+    pub fn end_import(&self) -> Result<()> {
+        match &self.shared {
+            None => imports::end(&self.home),
+            Some(shared) => run::block_on(shared.bucket.end_import())?,
+        }
     }
 
     /// Opens a data directory for looking only.

@@ -175,6 +175,27 @@ impl Table {
         Err(Fault::bug(format!("more than {PAGES_MAX} pages of rows {pk}")))
     }
 
+    /// All items, of all pages, whatever the table's keys are.
+    pub(super) async fn scan(&self) -> Result<Vec<Item>> {
+        let (mut found, mut start) = (Vec::new(), None);
+        for _ in 0..PAGES_MAX {
+            let scan = self.client.scan().table_name(&self.name).consistent_read(true);
+            let page = match self.ask(scan.set_exclusive_start_key(start.take()).send()).await? {
+                Ok(page) => page,
+                Err(error) if classify(&error) == Class::NotFound => {
+                    return Err(Fault::config(format!("the DynamoDB table {} does not exist here", self.name)));
+                }
+                Err(error) => return Err(self.call("Scan").fault(&error)),
+            };
+            found.extend(page.items.unwrap_or_default());
+            match page.last_evaluated_key.filter(|key| !key.is_empty()) {
+                Some(last) => start = Some(last),
+                None => return Ok(found),
+            }
+        }
+        Err(Fault::config(format!("the DynamoDB table {} has more than {PAGES_MAX} pages: no lease table has", self.name)))
+    }
+
     /// Writes a whole item under a condition.
     pub(super) async fn put(&self, item: Item, condition: Condition<'_>) -> Result<Wrote> {
         let mut expression = Expression::default();

@@ -57,6 +57,15 @@ pub struct Counts {
     pub too_large: AtomicU64,
 }
 
+/// What one Kinesis record holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packed {
+    /// Records: more than one in an aggregate.
+    pub parts: usize,
+    /// When it arrived, microseconds since 1970.
+    pub arrival_us: i64,
+}
+
 /// A stream, read by polling. Clones share what is remembered of each shard.
 #[derive(Clone)]
 pub struct KinesisStream {
@@ -135,6 +144,12 @@ impl KinesisStream {
     /// a shard that was silent for longer than the retention a false gap after a restart.
     pub async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) {
         self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
+    }
+
+    /// What one Kinesis record holds; none if it is not kept any more.
+    pub async fn packed(&self, shard: &ShardId, record: Sequence) -> Result<Option<Packed>> {
+        let (poller, shard) = (self.poller.clone(), shard.clone());
+        self.runtime.run(async move { poller.packed(&shard, record).await }).await
     }
 }
 
@@ -322,26 +337,40 @@ impl Poller {
         answer
     }
 
-    /// Is the record still kept? An empty answer that does not end says nothing, and is asked again; unless it lies behind by all
-    /// that is kept, for then it would never end.
     async fn is_there(&self, shard: &ShardId, reading: &mut Reading, own: Sequence, retention_us: i64) -> Result<bool> {
+        Ok(self.kept(shard, reading, own, retention_us).await?.is_some())
+    }
+
+    /// The record, if it is still kept. An empty answer that does not end says nothing, and is asked again; unless it lies behind
+    /// by all that is kept, for then it would never end.
+    async fn kept(&self, shard: &ShardId, reading: &mut Reading, own: Sequence, retention_us: i64) -> Result<Option<RawRecord>> {
         let mut iterator = match self.begin(shard, reading, Begin::At(own)).await {
             Ok(iterator) => iterator,
-            Err(refusal) if refusal.what == What::InvalidArgument => return Ok(false),
+            Err(refusal) if refusal.what == What::InvalidArgument => return Ok(None),
             Err(refusal) => return Err(refusal.into()),
         };
         for _ in 0..TRIES {
             let batch = self.call(reading, &iterator, 1).await?;
             if reading.cursor.is_stuck(&batch, retention_us) {
-                return Ok(false);
+                return Ok(None);
             }
-            match (batch.records.first(), batch.next) {
-                (Some(first), _) => return Ok(first.sequence <= own),
+            match (batch.records.into_iter().next(), batch.next) {
+                (Some(first), _) => return Ok(Some(first).filter(|first| first.sequence <= own)),
                 (None, Some(next)) if batch.behind_ms != Some(0) => iterator = next,
-                (None, _) => return Ok(false),
+                (None, _) => return Ok(None),
             }
         }
         Err(Fault::retry(format!("whether record {own} of {shard} is still kept could not be seen: it is asked again")))
+    }
+
+    async fn packed(&self, shard: &ShardId, own: Sequence) -> Result<Option<Packed>> {
+        let retention_us = self.retention().await?;
+        let slot = self.slot(shard);
+        let mut reading = slot.reading.lock().await;
+        let Some(record) = self.kept(shard, &mut reading, own, retention_us).await? else { return Ok(None) };
+        let arrival_us = record.arrival_us;
+        let batch = Batch { records: vec![record], ..Batch::default() };
+        Ok(Some(Packed { parts: self.open(shard, &batch).await?.len(), arrival_us }))
     }
 
     async fn open(&self, shard: &ShardId, batch: &Batch) -> Result<Vec<RawRecord>> {

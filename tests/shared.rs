@@ -31,10 +31,10 @@ impl Clock for Then {
 }
 
 /// A Kinesis, an S3 and a DynamoDB on loopback ports of this process.
-struct Cloud {
+pub(crate) struct Cloud {
     s3: FakeS3,
-    dynamo: FakeDynamo,
-    endpoint: String,
+    pub(crate) dynamo: FakeDynamo,
+    pub(crate) endpoint: String,
     // The services run there.
     _runtime: Runtime,
     // The stream lies there.
@@ -43,7 +43,7 @@ struct Cloud {
 
 impl Cloud {
     /// With the stream of a site.
-    fn with_stream_of(local: &Site) -> Self {
+    pub(crate) fn with_stream_of(local: &Site) -> Self {
         let stream = Site::with_stream_of(local);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (s3, dynamo) = runtime.block_on(async { (FakeS3::start().await.unwrap(), FakeDynamo::start().await.unwrap()) });
@@ -55,7 +55,7 @@ impl Cloud {
     }
 
     /// A worker with a disk of its own.
-    fn worker(&self) -> Site {
+    pub(crate) fn worker(&self) -> Site {
         let settings = [
             "stream.kind=kinesis",
             "store.kind=aws",
@@ -94,7 +94,7 @@ impl Cloud {
 }
 
 /// Demo events as Kinesis would stamp them: to the millisecond.
-fn stamped() -> Site {
+pub(crate) fn stamped() -> Site {
     let site = Site::empty();
     site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site

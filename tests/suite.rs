@@ -16,6 +16,7 @@ mod engine {
     mod statements;
     mod values;
 }
+mod kcl;
 #[cfg(debug_assertions)]
 mod kill;
 mod kinesis;

@@ -53,6 +53,21 @@ impl FakeDynamo {
         self.tables.lock().page_items = Some(items);
     }
 
+    /// A table with this hash key that somebody else has written: it holds exactly these items.
+    pub fn given(&self, table: &str, hash_key: &str, items: &[Value]) -> Result<(), String> {
+        let keys = vec![hash_key.to_owned()];
+        let description = json!({"TableName": table, "TableStatus": "ACTIVE",
+            "KeySchema": [{"AttributeName": hash_key, "KeyType": "HASH"}],
+            "AttributeDefinitions": [{"AttributeName": hash_key, "AttributeType": "S"}]});
+        let mut given = Table { keys, description, items: BTreeMap::new() };
+        for item in items {
+            let item = item::item(item)?;
+            given.items.insert(given.key(&item)?, item);
+        }
+        self.tables.lock().tables.insert(table.to_owned(), given);
+        Ok(())
+    }
+
     /// How many items a table has.
     pub fn items(&self, table: &str) -> usize {
         self.tables.lock().tables.get(table).map_or(0, |table| table.items.len())

@@ -64,7 +64,7 @@ pub enum KplArg {
 }
 
 fn time(text: &str) -> Result<i64, String> {
-    match text.parse() {
+    match text.parse::<settings::Start>() {
         Ok(settings::Start::At(at_us)) => Ok(at_us),
         Ok(settings::Start::Horizon | settings::Start::Latest) | Err(_) => {
             Err(format!("`{text}` is no time; write one such as 2026-11-23T00:00:00Z"))

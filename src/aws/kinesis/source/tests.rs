@@ -347,3 +347,26 @@ proptest! {
         }
     }
 }
+
+// Where another reader stopped: the aggregate itself tells how many parts it has.
+#[tokio::test(start_paused = true)]
+async fn what_one_record_holds_is_told_while_it_is_kept() {
+    let mut kept = plain(5..9);
+    kept[2].data = aggregate([&b"a"[..], b"b", b"c"].into_iter());
+    let served = kept.clone();
+    let iterator = move |begin| match begin {
+        Begin::At(at) if at < Sequence::dense(3) => refuse(What::InvalidArgument),
+        Begin::At(_) | Begin::After(_) | Begin::Horizon | Begin::Time(_) => Ok(place(&kept, begin)),
+    };
+    let api = Scripted::new(one_shard, iterator, move |iterator, limit| serve(&served, &iterator, limit));
+    let stream = stream(&api);
+    let mut found = Vec::new();
+    for number in [1, 4, 6, 7, 9] {
+        let packed = stream.packed(&shard(0), Sequence::dense(number)).await.expect("looks");
+        found.push(packed.map(|packed| (packed.parts, packed.arrival_us)));
+    }
+    let arrival_us = record(0, Bytes::new()).arrival_us;
+    assert_eq!(found, [None, None, Some((1, arrival_us)), Some((3, arrival_us)), None]);
+    // It has moved nobody: the reader goes on from where it is told.
+    assert_eq!(drain(&stream, after(5)).await.1, None);
+}

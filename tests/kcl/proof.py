@@ -36,7 +36,8 @@ def say(text):
 
 
 def ask(url, target, **body):
-    scope = "20260101/us-east-1/any/aws4_request"
+    # Nobody checks signatures here; moto sees by the scope which service is meant.
+    scope = f"20260101/us-east-1/{'kinesis' if 'Kinesis' in target else 'dynamodb'}/aws4_request"
     headers = {
         "X-Amz-Target": target, "X-Amz-Date": "20260101T000000Z",
         "Content-Type": f"application/x-amz-json-1.{1 if 'Kinesis' in target else 0}",

@@ -45,19 +45,18 @@ async fn settled(aws: &Aws, asked: &Asked) -> Result<Vec<KclLease>> {
     }
     tokio::time::sleep(asked.failover).await;
     let now = aws.kcl_leases(&asked.table).await?;
-    let alive = kcl::alive(&before, &now);
-    match alive.first() {
-        None => Ok(now),
-        Some(first) => Err(Fault::config(format!(
-            "the fleet is at work: {} of {} leases in {} have moved within {:?}, {} among them. Both it and this pipeline would \
+    let moved: Vec<&ShardId> = kcl::alive(&before, &now).into_iter().map(|lease| &lease.shard).collect();
+    if let Some(first) = moved.first() {
+        return Err(Fault::config(format!(
+            "the fleet is at work: {} of {} leases in {} have moved within {:?}, {first} among them. Both it and this pipeline would \
              process what comes from now on: stop it first, or say that this is meant with --while-running",
-            alive.len(),
+            moved.len(),
             now.len(),
             asked.table,
-            asked.failover,
-            first.shard
-        ))),
+            asked.failover
+        )));
     }
+    Ok(now)
 }
 
 /// The checkpoints that lie inside an aggregate, with the arrival of that record. One that is not kept any more has nothing left

@@ -69,7 +69,7 @@ impl Fleet {
         ];
         let from = [(&children[0], half), (&children[1], 0), (&first[1].shard, most), (&first[2].shard, 0)];
         let begun = grandchildren.iter().map(|shard| (shard, 0)).chain(from);
-        let left = begun.flat_map(|(shard, from)| (from + 1..=last(shard)).map(|number| (shard.to_string(), number)));
+        let left = begun.flat_map(|(shard, from)| (from + 1..=last(shard)).map(move |number| (shard.to_string(), number)));
         let left = left.collect();
         drop(stream);
         let cloud = Cloud::with_stream_of(&local);
@@ -86,10 +86,10 @@ impl Fleet {
 }
 
 fn bronze(site: &Site) -> Vec<Place> {
-    let sql = "SELECT _shard, CAST(_sequence AS VARCHAR) AS at FROM bronze";
+    let sql = "SELECT _shard, CAST(_sequence AS VARCHAR) AS number FROM bronze";
     let out = site.ran(&["query", sql, "--format", "json", "--limit", "100000"]).expect(0, sql).out;
     let lines = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.map(|line| (line["_shard"].as_str().unwrap().to_owned(), line["at"].as_str().unwrap().parse().unwrap())).collect()
+    lines.map(|line| (line["_shard"].as_str().unwrap().to_owned(), line["number"].as_str().unwrap().parse().unwrap())).collect()
 }
 
 fn must_hold_what_was_left(site: &Site, fleet: &Fleet) {

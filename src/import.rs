@@ -48,8 +48,8 @@ async fn settled(aws: &Aws, asked: &Asked) -> Result<Vec<KclLease>> {
     let moved: Vec<&ShardId> = kcl::alive(&before, &now).into_iter().map(|lease| &lease.shard).collect();
     if let Some(first) = moved.first() {
         return Err(Fault::config(format!(
-            "the fleet is at work: {} of {} leases in {} have moved within {:?}, {first} among them. Both it and this pipeline would \
-             process what comes from now on: stop it first, or say that this is meant with --while-running",
+            "the fleet is at work: {} of {} leases in {} have moved within {:?}, {first} among them. Both it and this pipeline \
+             would process what comes from now on: stop it first, or say that this is meant with --while-running",
             moved.len(),
             now.len(),
             asked.table,

@@ -96,14 +96,14 @@ async fn a_lease_of_an_old_library_that_nobody_has_is_read_too() {
 
 #[tokio::test]
 async fn what_is_no_lease_of_one_stream_is_refused_by_name() {
-    let mut damaged = written("shardId-000000000001", "x");
+    let mut damaged = written("shardId-000000000001", SEQUENCE);
     damaged.insert("startingHashKey".into(), s("none"));
     let unnamed = HashMap::from([(LEASE_KEY.to_owned(), s("shardId-000000000001"))]);
     for (item, says) in [
         (written("123456789012:clicks:1700000000:shardId-000000000000", "TRIM_HORIZON"), "reads several streams"),
         (written("Leader", "TRIM_HORIZON"), "no readable leaseKey"),
         (written("shardId-000000000001", "soon"), "no readable checkpoint"),
-        (damaged, "no readable checkpoint"),
+        (damaged, "no readable startingHashKey"),
         (unnamed, "no readable checkpoint"),
     ] {
         let fault = read(vec![item]).await.expect_err("is refused");

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicebox_actors::model::fault::{Kind, Result};
+use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::pipeline::Fleet;
 use sluicebox_actors::ports::{Blobs, Clock, GoldFiles, LedgerFiles, Outputs, Rows};
 use sluicebox_aws::client::AwsRuntime;

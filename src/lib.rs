@@ -78,7 +78,7 @@ pub mod store {
     pub mod gold_files;
     mod gold_windows;
     pub mod home;
-    pub(crate) mod imports;
+    pub mod imports;
     pub mod ledger_files;
     mod letters;
     pub mod outputs;

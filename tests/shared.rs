@@ -109,6 +109,8 @@ fn tables_in_a_bucket_are_those_of_a_directory_whatever_the_services_do_and_wher
     let local = stamped();
     let cloud = Cloud::with_stream_of(&local);
     let expected = local.finish();
+    // What a worker asks first is whether the store can be trusted.
+    cloud.s3.faults().spare("PutObject", 8);
     for (operation, times, fault) in [
         ("PutObject", 3, Fault::DropResponse),
         ("PutObject", 2, Fault::DropRequest),

@@ -1,7 +1,7 @@
 //! The table `ledger`: one line per collected epoch, NDJSON, a file per run of consecutive epochs of one shard.
 //!
-//! Owns: names and content of its files, idempotence, the refusal of contradicting lines. Does not own: when an epoch is collected
-//! (machines/gold), where the files lie (ports::Blobs).
+//! Owns: names and content of its files, idempotence, the refusal of contradicting lines. Does not own: when an epoch is
+//! collected (machines/gold), where the files lie (ports::Blobs).
 
 use std::sync::Arc;
 

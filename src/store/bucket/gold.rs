@@ -1,7 +1,7 @@
 //! Gold in a bucket: one object per window, replaced by a newer revision, and beside it the window's row in `gold_windows`.
 //!
-//! Owns: their replacement, the refusal of an older revision. Does not own: the bytes (gold_files, gold_windows), when a window is
-//! emitted (machines/gold).
+//! Owns: their replacement, the refusal of an older revision. Does not own: the bytes (gold_files, gold_windows), when a window
+//! is emitted (machines/gold).
 
 use async_trait::async_trait;
 use bytes::Bytes;

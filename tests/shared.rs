@@ -109,29 +109,20 @@ fn tables_in_a_bucket_are_those_of_a_directory_whatever_the_services_do_and_wher
     let local = stamped();
     let cloud = Cloud::with_stream_of(&local);
     let expected = local.finish();
-    // What a worker asks first is whether the store can be trusted.
-    cloud.s3.faults().spare("PutObject", 8);
-    for (operation, times, fault) in [
-        ("PutObject", 3, Fault::DropResponse),
-        ("PutObject", 2, Fault::DropRequest),
-        ("PutObject", 1, Fault::Status(409, "ConditionalRequestConflict")),
-        ("PutObject", 2, Fault::Status(503, "SlowDown")),
-        ("GetObject", 2, Fault::DropResponse),
-        ("ListObjectsV2", 2, Fault::Throttle),
-    ] {
-        cloud.s3.faults().next(operation, times, fault);
-    }
-    for (operation, times, fault) in [
-        ("UpdateItem", 3, Fault::DropResponse),
-        ("UpdateItem", 3, Fault::DropRequest),
-        ("PutItem", 3, Fault::DropResponse),
-        ("Query", 2, Fault::Throttle),
-    ] {
-        cloud.dynamo.faults().next(operation, times, fault);
-    }
-    // Each dies on a machine of its own, and its disk with it.
-    #[cfg(debug_assertions)]
-    for point in ["commit.after_hold:2", "commit.after_put:2", "commit.after_swap:2", "gold.after_swap", "commit.after_swap:3"] {
+    let deaths = ["commit.after_hold:2", "commit.after_put:2", "commit.after_swap:2", "gold.after_swap"];
+    let objects = [Fault::DropResponse, Fault::DropRequest, Fault::Status(409, "ConditionalRequestConflict")];
+    for (point, fault) in deaths.into_iter().zip(objects.into_iter().chain([Fault::Status(503, "SlowDown")])) {
+        // What a worker asks first is whether the store can be trusted.
+        cloud.s3.faults().spare("PutObject", 3);
+        cloud.s3.faults().next("PutObject", 2, fault.clone());
+        cloud.s3.faults().next("GetObject", 1, fault);
+        for operation in ["UpdateItem", "PutItem"] {
+            cloud.dynamo.faults().next(operation, 1, Fault::DropResponse);
+            cloud.dynamo.faults().next(operation, 1, Fault::DropRequest);
+        }
+        cloud.dynamo.faults().next("Query", 1, Fault::Throttle);
+        // Each dies on a machine of its own, and its disk with it.
+        #[cfg(debug_assertions)]
         cloud.worker().crash(point);
     }
     let last = cloud.worker();

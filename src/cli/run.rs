@@ -13,6 +13,7 @@ use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
 use crate::source::Source;
 use crate::store::deaths::Deaths;
+use crate::topology::stores::patiently;
 use crate::{run, topology};
 
 /// Flags of `run`.
@@ -46,7 +47,7 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     stores.check_tables(loaded, &compiled)??;
     let stream = Source::open(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
-    let rows = run::block_on(stores.rows.shards())??;
+    let rows = run::block_on(patiently(|| stores.rows.shards()))??;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use files::Directory;
 use serde_json::json;
 use sluicebox::engine::contract::{Contract, EventOptions};
 use sluicebox::engine::event_time::{TimeFormat, TimeSource};
@@ -14,6 +15,8 @@ use sluicebox_sim::sim::{Sim, Tools};
 use sluicebox_sim::swarm::Arena;
 use sluicebox_sim::sweep::{ACTS, both, survives, world};
 use sluicebox_sim::truth::{Dialect, TABLES, Truth};
+
+mod files;
 
 const SCHEMA: &str = r#"{"type": "object", "required": ["key", "at", "value"], "additionalProperties": false,
     "properties": {"key": {"type": "string"}, "at": {"type": "integer"}, "value": {"type": "integer"}}}"#;
@@ -64,6 +67,24 @@ fn fifty_random_worlds_with_random_faults_lose_and_double_nothing_with_the_sql_e
     }
 }
 
+/// The same over real files; each world has a directory of its own.
+fn tools_over(directory: &Arc<Directory>) -> Tools {
+    let directory = directory.clone();
+    Tools { outputs: Arc::new(move |process| directory.files(process)), ..tools() }
+}
+
+#[test]
+fn fifty_random_worlds_with_random_faults_lose_and_double_nothing_with_the_sql_engine_and_real_files() {
+    for seed in 100..150 {
+        let directory = Directory::new();
+        let arena = Arena { tools: tools_over(&directory), ..Arena::default() };
+        if let Err(failure) = arena.survive(seed) {
+            panic!("{failure}");
+        }
+        assert_eq!(directory.staged(), Default::default(), "seed {seed}: left over on the disk");
+    }
+}
+
 #[test]
 fn both_engines_give_the_same_gold() {
     let drained = |tools: Tools| {
@@ -94,5 +115,10 @@ fn operations_of_two_workers_go_wrong_and_nothing_is_lost_or_doubled_with_the_sq
     }
     for second in cases(two.operations) {
         survives(&tools, None, Some(second)).unwrap();
+    }
+    // Fewer over real files, whose every rename and sync is one.
+    for (first, second) in cases(one.operations).zip(cases(two.operations)).step_by(4) {
+        survives(&tools_over(&Directory::new()), Some(first), None).unwrap();
+        survives(&tools_over(&Directory::new()), None, Some(second)).unwrap();
     }
 }

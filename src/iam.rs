@@ -45,7 +45,7 @@ enum Scope {
     Bucket,
     /// Names of this pipeline's keys.
     Names,
-    /// Objects of the tables: nothing deletes one.
+    /// Objects of the tables, and whose they are: nothing deletes one.
     Tables,
     /// Objects of the state.
     State,
@@ -186,15 +186,16 @@ fn allow(grant: &Grant, needs: &Needs, account: &Account) -> Option<Statement> {
 fn resources(on: Scope, needs: &Needs, account: &Account) -> Vec<String> {
     let store = |arns: &dyn Fn(&Store) -> Vec<String>| needs.store.as_ref().map(arns).unwrap_or_default();
     let table = |store: &Store| vec![account.arn("dynamodb", &format!("table/{}", store.table))];
-    let objects = |folders: &[&str]| {
-        store(&|store| folders.iter().map(|folder| account.bucket(&format!("{}/{folder}/*", store.root()))).collect())
+    let objects = |objects: &[&str]| {
+        store(&|store| objects.iter().map(|object| account.bucket(&format!("{}/{object}", store.root()))).collect())
     };
     let stream = needs.stream.iter().map(|name| account.arn("kinesis", &format!("stream/{name}")));
     let everything = |wanted: bool| if wanted { vec!["*".to_owned()] } else { Vec::new() };
     match on {
         Scope::Stream => stream.collect(),
-        Scope::FannedStream => stream.filter(|_| needs.fan_out).collect(),
-        Scope::Consumers => stream.filter(|_| needs.fan_out).map(|arn| format!("{arn}/consumer/*")).collect(),
+        Scope::FannedStream => stream.filter(|_| needs.fan_out.is_some()).collect(),
+        // The number at the end is the moment of its registration.
+        Scope::Consumers => stream.zip(&needs.fan_out).map(|(arn, name)| format!("{arn}/consumer/{name}:*")).collect(),
         Scope::StreamNames => everything(needs.stream.is_some()),
         Scope::Table | Scope::Rows => store(&table),
         Scope::NewTable => store(&|store| if store.create_table { table(store) } else { Vec::new() }),

@@ -27,7 +27,10 @@ fn deployed() -> Loaded {
 fn needs(settings: &Settings) -> Needs {
     let plain = Needs::of(settings);
     let store = plain.store.as_ref().unwrap();
-    assert_eq!((plain.stream.as_deref(), store.table.as_str(), store.prefix.as_str()), (Some("clicks"), "sluicebox", "clickstream"));
+    assert_eq!(
+        (plain.stream.as_deref(), store.table.as_str(), store.prefix.as_str()),
+        (Some("clicks"), "sluicebox", "clickstream")
+    );
     assert_eq!(store.bucket, "sluicebox-123456789012-eu-central-1");
     Needs {
         stream: Some("${StreamName}".to_owned()),
@@ -40,7 +43,7 @@ fn needs(settings: &Settings) -> Needs {
         }),
         queues: vec!["${PipelineName}-letters".to_owned()],
         topics: vec!["arn:aws:sns:${AWS::Region}:${AWS::AccountId}:${PipelineName}-alerts".to_owned()],
-        namespace: Some("Sluicebox".to_owned()),
+        namespace: Some("DataPipelines".to_owned()),
         ..plain
     }
 }
@@ -73,7 +76,11 @@ fn the_templates_carry_the_policies_that_are_printed() {
     let settings = deployed().settings;
     let needs = needs(&settings);
     let account = Account::new(Some("${AWS::AccountId}"), Some("${AWS::Region}"));
-    let roles = [("template.yaml", "worker", Role::Worker), ("template.yaml", "reader", Role::Reader), ("lambda.yaml", "lambda", Role::Lambda)];
+    let roles = [
+        ("template.yaml", "worker", Role::Worker),
+        ("template.yaml", "reader", Role::Reader),
+        ("lambda.yaml", "lambda", Role::Lambda),
+    ];
     for (file, name, role) in roles {
         let policy = Policy::least(&needs, role, &account, &[]).unwrap();
         let wanted = in_template(serde_json::to_value(policy).unwrap());
@@ -144,9 +151,13 @@ fn what_the_environment_sets_is_read() {
             .map(|line| line.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next().unwrap())
             .collect();
         assert!(names.len() >= 3, "{file}: {names:?}");
-        let variables: Vec<(String, String)> = names.iter().map(|name| (name.to_string(), "other".to_owned())).collect();
+        let value = |name: &str| if name.ends_with("_EPOCHS") { "8" } else { "other" }.to_owned();
+        let variables: Vec<(String, String)> = names.iter().map(|name| (name.to_string(), value(name))).collect();
         let settings = load(&Source::File(folder().join("pipeline.toml")), variables, &[]).unwrap().settings;
-        assert_eq!((settings.stream.name.as_str(), settings.store.bucket.as_str(), settings.store.table.as_str()), ("other", "other", "other"));
+        assert_eq!(
+            (settings.stream.name.as_str(), settings.store.bucket.as_str(), settings.store.table.as_str()),
+            ("other", "other", "other")
+        );
     }
 }
 

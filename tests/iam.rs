@@ -16,7 +16,7 @@ const ROLES: [Role; 3] = [Role::Worker, Role::Reader, Role::Lambda];
 fn everything() -> Needs {
     Needs {
         stream: Some("clicks".to_owned()),
-        fan_out: true,
+        fan_out: Some("consumer".to_owned()),
         store: Some(Store {
             table: "sluicebox".to_owned(),
             create_table: true,
@@ -27,7 +27,7 @@ fn everything() -> Needs {
         queues: vec!["https://sqs.eu-west-1.amazonaws.com/123456789012/letters".to_owned()],
         series: vec![("sluicebox".to_owned(), "hourly".to_owned())],
         topics: vec!["arn:aws:sns:eu-west-1:123456789012:alerts".to_owned()],
-        namespace: Some("Sluicebox".to_owned()),
+        namespace: Some("DataPipelines".to_owned()),
     }
 }
 
@@ -132,7 +132,7 @@ fn no_statement_reaches_beyond_its_pipeline() {
                     "PutMetrics" => {
                         assert_eq!(
                             statement["Condition"]["StringEquals"]["cloudwatch:namespace"],
-                            serde_json::json!(["Sluicebox"])
+                            serde_json::json!(["DataPipelines"])
                         );
                     }
                     _ => assert!(

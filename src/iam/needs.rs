@@ -7,20 +7,21 @@ use serde_json::Value;
 
 use crate::settings::{Settings, StoreKind, StreamKind};
 
-/// Folders of tables below the prefix. Their objects are written once (a Gold object is replaced), never deleted.
-pub const TABLES: [&str; 6] = ["bronze", "silver", "gold", "gold_windows", "ledger", "dlq"];
+/// Objects of the tables below the prefix, and the one that says whose they are. They are written once (a Gold object is
+/// replaced), never deleted.
+pub const TABLES: [&str; 7] = ["bronze/*", "silver/*", "gold/*", "gold_windows/*", "ledger/*", "dlq/*", ".sluicebox.json"];
 
-/// Folders of state below the prefix: epoch objects, contents and bases are deleted when they are collected, and so is the
+/// Objects of the state below the prefix: epoch objects, contents and bases are deleted when they are collected, and so is the
 /// object that tries whether the bucket keeps conditions.
-pub const STATE: [&str; 2] = ["state", "probe"];
+pub const STATE: [&str; 2] = ["state/*", "probe/*"];
 
 /// The things of AWS that one pipeline works with.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Needs {
     /// Name of the stream.
     pub stream: Option<String>,
-    /// Is it read by fan-out?
-    pub fan_out: bool,
+    /// Name of the consumer that reads it by fan-out; none = polling.
+    pub fan_out: Option<String>,
     /// Table and bucket.
     pub store: Option<Store>,
     /// Queues of dead letters: URL or ARN.
@@ -79,15 +80,25 @@ impl Needs {
     fn around(settings: &Value) -> Self {
         let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
         let at = |pointer: &str| settings.pointer(pointer).and_then(text);
-        let sinks = || settings.get("sink").and_then(Value::as_array).into_iter().flatten();
-        let of_kind = |kind: &'static str| sinks().filter(move |sink| sink.get("kind").and_then(Value::as_str) == Some(kind));
-        let member = |sink: &Value, key: &str| sink.get(key).and_then(text);
+        let list = |key: &str| settings.get(key).and_then(Value::as_array).into_iter().flatten();
+        let sinks = |kind: &'static str| list("sink").filter(move |sink| sink.get("kind").and_then(Value::as_str) == Some(kind));
+        let member = |table: &Value, key: &str| table.get(key).and_then(text);
+        // Without a table of its own, every Gold table goes to one of its name.
+        let tables = |sink: &Value| match member(sink, "table") {
+            Some(table) => vec![table],
+            None => list("gold").filter_map(|gold| member(gold, "name")).collect(),
+        };
+        let series = |sink: &Value| {
+            let base = member(sink, "database").unwrap_or_default();
+            tables(sink).into_iter().map(move |table| (base.clone(), table)).collect::<Vec<_>>()
+        };
+        let metrics_on = settings.pointer("/metrics/cloudwatch") == Some(&Value::Bool(true));
         Self {
-            fan_out: settings.pointer("/stream/fan_out").is_some_and(|value| *value == true || text(value).is_some()),
-            queues: of_kind("sqs").filter_map(|sink| member(sink, "queue")).collect(),
-            series: of_kind("timestream").filter_map(|sink| member(sink, "database").zip(member(sink, "table"))).collect(),
+            fan_out: at("/stream/fan_out"),
+            queues: sinks("sqs").filter_map(|sink| member(sink, "queue_url").or_else(|| member(sink, "queue"))).collect(),
+            series: sinks("timestream").flat_map(series).collect(),
             topics: at("/alerts/sns_topic").into_iter().collect(),
-            namespace: at("/metrics/cloudwatch"),
+            namespace: at("/metrics/namespace").filter(|_| metrics_on),
             ..Self::default()
         }
     }
@@ -151,21 +162,23 @@ mod tests {
     #[test]
     fn the_optional_parts_are_found_by_their_keys() {
         let needs = Needs::around(&json!({
-            "stream": { "fan_out": true },
+            "stream": { "fan_out": "sluicebox" },
+            "gold": [{ "name": "hourly" }, { "name": "daily" }],
             "sink": [
-                { "kind": "sqs", "queue": "https://sqs.eu-west-1.amazonaws.com/123456789012/letters" },
-                { "kind": "timestream", "database": "sluicebox", "table": "hourly" },
+                { "kind": "sqs", "queue_url": "https://sqs.eu-west-1.amazonaws.com/123456789012/letters" },
+                { "kind": "timestream", "database": "lake" },
+                { "kind": "timestream", "database": "lake", "table": "both" },
                 { "kind": "influx", "url": "http://127.0.0.1" },
             ],
             "alerts": { "sns_topic": "arn:aws:sns:eu-west-1:123456789012:alerts", "webhook": "" },
-            "metrics": { "cloudwatch": "Sluicebox" },
+            "metrics": { "cloudwatch": true, "namespace": "DataPipelines" },
         }));
-        assert!(needs.fan_out);
-        assert_eq!(needs.queues.len(), 1);
-        assert_eq!(needs.series, [("sluicebox".to_owned(), "hourly".to_owned())]);
+        assert_eq!((needs.fan_out.as_deref(), needs.queues.len()), (Some("sluicebox"), 1));
+        assert_eq!(needs.series, ["hourly", "daily", "both"].map(|table| ("lake".to_owned(), table.to_owned())));
         assert_eq!(needs.topics, ["arn:aws:sns:eu-west-1:123456789012:alerts"]);
-        assert_eq!(needs.namespace.as_deref(), Some("Sluicebox"));
-        assert_eq!(Needs::around(&json!({ "stream": { "fan_out": false }, "metrics": { "cloudwatch": "" } })), Needs::default());
+        assert_eq!(needs.namespace.as_deref(), Some("DataPipelines"));
+        let off = json!({ "stream": { "fan_out": "" }, "metrics": { "cloudwatch": false, "namespace": "DataPipelines" } });
+        assert_eq!(Needs::around(&off), Needs::default());
     }
 
     #[test]

@@ -28,7 +28,7 @@ BEGIN {
   memory          = default_to(memory, 1)         # GB
 
   # Measured (README.md, "Cost"), or counted in the code.
-  cpu_per_million = default_to(cpu_per_million, 4)  # CPU seconds per million events, the whole pipeline
+  cpu_per_million = default_to(cpu_per_million, 20) # CPU seconds per million events, the whole pipeline
   row_kb          = default_to(row_kb, 2)         # a shard's row, rounded up to whole KB: write units of one update
   window_kb       = default_to(window_kb, 2)      # a window's row
   window_writes   = default_to(window_writes, 8)  # updates of a window's row in its life: bases, emissions, seal

@@ -1,7 +1,7 @@
 //! The layers: built-in defaults, then the file, then files that are laid over it, then the environment, then `--set`.
 //!
-//! Owns: reading the files and the schema, places for later errors, the built-in pipeline and presets. Does not own: keys and their
-//! meaning (settings), what the schema says (engine).
+//! Owns: reading the files and the schema, places for later errors, the built-in pipeline and presets. Does not own: keys and
+//! their meaning (settings), what the schema says (engine).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

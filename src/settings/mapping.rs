@@ -35,8 +35,8 @@ const NAMES: [(&str, Meaning); 7] = [
         "bisect_on_error",
         Meaning::Always(
             |text| text == "true",
-            "a bad record never takes its batch along: it alone becomes a dead letter, and one that kills the process is found by \
-             halves",
+            "a bad record never takes its batch along: it alone becomes a dead letter, and one that kills the process is found \
+             by halves",
             "write true, or remove it",
         ),
     ),

@@ -114,7 +114,7 @@ const GRANTS: &[Grant] = &[
     Grant { sid: "ReadState", service: "s3", on: Scope::State, to: &[Role::Reader],
         operations: &["GetObject", "HeadObject"] },
     Grant { sid: "SendDeadLetters", service: "sqs", on: Scope::Queues, to: WORKS,
-        operations: &["SendMessage", "SendMessageBatch"] },
+        operations: &["SendMessageBatch"] },
     Grant { sid: "WriteSeries", service: "timestream", on: Scope::Series, to: WORKS,
         operations: &["WriteRecords"] },
     Grant { sid: "FindTimestream", service: "timestream", on: Scope::SeriesEndpoints, to: WORKS,

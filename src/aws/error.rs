@@ -93,7 +93,7 @@ impl Call<'_> {
     }
 }
 
-/// The IAM action of an API operation; S3 names its actions otherwise than its operations, others have none for batches.
+/// The IAM action of an API operation; S3 names its actions otherwise than its operations, batches are named after what they batch.
 pub fn iam_action(service: &str, operation: &str) -> String {
     let action = match (service, operation) {
         ("s3", "HeadObject") => "GetObject",
@@ -105,7 +105,6 @@ pub fn iam_action(service: &str, operation: &str) -> String {
         ("s3", "DeleteObjects") => "DeleteObject",
         ("dynamodb", "TransactWriteItems") => "PutItem",
         ("sqs", "SendMessageBatch") => "SendMessage",
-        ("sns", "PublishBatch") => "Publish",
         (_, operation) => operation,
     };
     format!("{service}:{action}")

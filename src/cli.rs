@@ -13,14 +13,15 @@ use sluicebox_actors::ports::Clock;
 
 use crate::clock::SystemClock;
 use crate::output::{Format, Output};
-use crate::settings::load::Source;
-use crate::settings::{Loaded, load};
+use crate::settings::Loaded;
+use crate::settings::load::{Source, load_over};
 
 pub mod audit;
 pub mod demo;
 pub mod dlq;
 pub mod error;
 pub mod gold;
+pub mod iam_policy;
 pub mod init;
 pub mod logs;
 pub mod put;
@@ -52,9 +53,10 @@ const AFTER_HELP: &str = "Exit codes: 0 good, 1 the job found something wrong, 2
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
-    /// The pipeline file; without one, config/local.toml, and if that is not there, the built-in pipeline
+    /// The pipeline file; without one, config/local.toml, and if that is not there, the built-in pipeline. Given again, a file
+    /// that is laid over it, such as config/presets/low-latency.toml
     #[arg(long, global = true, value_name = "FILE", env = "SLUICEBOX_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub config: Vec<PathBuf>,
     /// Folder of streams, state and tables
     #[arg(long, global = true, value_name = "DIR", default_value = "./data", env = "SLUICEBOX_DATA")]
     pub data: PathBuf,
@@ -119,6 +121,8 @@ pub enum Verb {
     Dlq(dlq::DlqVerb),
     /// Shows the shards: position, epoch, bound, lag
     Shards(shards::ShardsArgs),
+    /// Prints the IAM policy that a role needs for this pipeline file, and no more
+    IamPolicy(iam_policy::IamPolicyArgs),
     /// The embedded stream as a service
     #[command(subcommand)]
     Stream(stream::StreamVerb),
@@ -141,12 +145,17 @@ impl Context {
 
     /// Reads the pipeline: built-in defaults, file, environment, `--set`.
     pub fn load(&self) -> Result<Loaded, CliError> {
-        Ok(load(&self.source(), std::env::vars_os().filter_map(utf8), &self.global.sets)?)
+        Ok(load_over(&self.source(), self.overlays(), std::env::vars_os().filter_map(utf8), &self.global.sets)?)
     }
 
     /// Which pipeline [`Context::load`] reads.
     pub fn source(&self) -> Source {
-        Source::choose(self.global.config.as_deref())
+        Source::choose(self.global.config.first().map(PathBuf::as_path))
+    }
+
+    /// Files that are laid over it.
+    pub fn overlays(&self) -> &[PathBuf] {
+        self.global.config.get(1..).unwrap_or_default()
     }
 
     /// The arguments of `--set`.
@@ -218,6 +227,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Audit(args) => audit::run(args, context),
         Verb::Dlq(args) => dlq::run(args, context),
         Verb::Shards(args) => shards::run(args, context),
+        Verb::IamPolicy(args) => iam_policy::run(args, context),
         Verb::Stream(verb) => stream::run(verb, context),
         Verb::Trial(args) => trial::run(args, context),
     }
@@ -229,7 +239,7 @@ impl Verb {
         match self {
             Self::Run(_) | Self::Stream(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
-            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::Trial(_) => false,
+            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::IamPolicy(_) | Self::Trial(_) => false,
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod cli;
 pub mod clock;
 pub mod demo_events;
+pub mod iam;
 pub mod output;
 pub mod progress;
 pub mod run;

@@ -14,6 +14,7 @@ pub mod check;
 mod decode;
 pub mod fields;
 pub mod load;
+mod mapping;
 pub mod problem;
 pub mod store;
 mod tree;

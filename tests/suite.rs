@@ -3,6 +3,7 @@
 
 mod changed_pipeline;
 mod cli;
+mod deploy;
 mod disk;
 mod embedded_stream;
 mod engine {
@@ -16,6 +17,7 @@ mod engine {
     mod statements;
     mod values;
 }
+mod iam;
 #[cfg(debug_assertions)]
 mod kill;
 mod kinesis;

@@ -35,6 +35,9 @@ pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
         Source::Builtin => output.note("good: the built-in pipeline (there is no config/local.toml here)")?,
         Source::File(path) => output.note(&format!("good: {}", path.display()))?,
     }
+    for path in context.overlays() {
+        output.note(&format!("  under {}", path.display()))?;
+    }
     output.note(&format!("fingerprint {}", loaded.fingerprint()))?;
     Ok(Exit::Good)
 }

@@ -14,6 +14,7 @@ pub mod check;
 mod decode;
 pub mod fields;
 pub mod load;
+pub mod observe;
 pub mod problem;
 pub mod store;
 mod tree;
@@ -21,6 +22,7 @@ pub mod units;
 
 pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
+pub use observe::{Alerts, Metrics};
 pub use problem::{Place, Problem, SettingsError};
 pub use store::{Store, StoreKind};
 pub use units::{Interval, Size};
@@ -66,6 +68,12 @@ pub struct Settings {
     /// When committed states are merged and their epochs forgotten.
     #[serde(default)]
     pub collect: Collect,
+    /// Numbers of a run.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// Who is told of alerts.
+    #[serde(default)]
+    pub alerts: Alerts,
 }
 
 /// `[pipeline]`

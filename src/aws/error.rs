@@ -93,7 +93,7 @@ impl Call<'_> {
     }
 }
 
-/// The IAM action of an API operation; S3 alone names its actions otherwise than its operations.
+/// The IAM action of an API operation; S3 names its actions otherwise than its operations, batches are named after what they batch.
 pub fn iam_action(service: &str, operation: &str) -> String {
     let action = match (service, operation) {
         ("s3", "HeadObject") => "GetObject",
@@ -104,6 +104,7 @@ pub fn iam_action(service: &str, operation: &str) -> String {
         ("s3", "GetBucketLifecycleConfiguration") => "GetLifecycleConfiguration",
         ("s3", "DeleteObjects") => "DeleteObject",
         ("dynamodb", "TransactWriteItems") => "PutItem",
+        ("sqs", "SendMessageBatch") => "SendMessage",
         (_, operation) => operation,
     };
     format!("{service}:{action}")

@@ -9,6 +9,7 @@ use sluicebox_actors::ports::Rows;
 use sluicebox_actors::toolkit::board::Board;
 
 use super::{CliError, Context, Exit, trial};
+use crate::observers::Observers;
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
@@ -53,11 +54,13 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
     let parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
     let board = parts.board.clone();
+    let observers = Observers::start(settings, board.clone(), context.clock())?;
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
         progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());
     });
     let ended = deaths.end();
+    observers.finish()?;
     // How the run ended matters more than whether that could be noted.
     let outcome = outcome?;
     ended?;

@@ -60,7 +60,7 @@ impl Tap {
     }
 
     /// The layer that finds the lines. Until somebody listens, it does nothing.
-    pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> {
+    pub fn layer<S: Subscriber + for<'a> LookupSpan<'a>>(&self) -> impl Layer<S> + use<S> {
         let is_alert = FilterFn::new(|metadata| metadata.is_event() && metadata.fields().field(FIELD).is_some());
         Finder(self.clone()).with_filter(is_alert.with_max_level_hint(LevelFilter::WARN))
     }

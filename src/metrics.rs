@@ -119,3 +119,59 @@ fn seen(live: Live) -> Look {
         bound_us: bound.map(|bound| bound.0),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_cloudwatch::config::{BehaviorVersion, Credentials, Region};
+    use sluicebox_actors::model::position::ShardId;
+    use sluicebox_fakeaws::cloudwatch::FakeCloudWatch;
+    use sluicebox_fakeaws::faults::Fault as Trouble;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn cloudwatch_at(url: &str) -> CloudWatchMetrics {
+        let config = aws_sdk_cloudwatch::Config::builder()
+            .behavior_version(BehaviorVersion::v2026_01_12())
+            .region(Region::new("us-east-1"))
+            .endpoint_url(url)
+            .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
+            .retry_config(aws_sdk_cloudwatch::config::retry::RetryConfig::disabled())
+            .build();
+        let client = aws_sdk_cloudwatch::Client::from_conf(config);
+        CloudWatchMetrics::new(&client, AwsRuntime::current(), "DataPipelines", "p").expect("a good namespace")
+    }
+
+    fn received(fake: &FakeCloudWatch) -> Vec<f64> {
+        let of = |call: serde_json::Value| {
+            let metrics = call["MetricData"].as_array().cloned().unwrap_or_default();
+            let found = metrics.iter().find(|metric| metric["MetricName"] == "RecordsReceived").cloned();
+            found.and_then(|metric| metric["Value"].as_f64()).expect("is always said")
+        };
+        fake.calls().into_iter().map(of).collect()
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_sent_comes_with_the_next_numbers() {
+        let fake = FakeCloudWatch::start().await.expect("starts");
+        let (cloudwatch, board, mut metering) = (cloudwatch_at(&fake.url()), Board::default(), Metering::default());
+        let shard = ShardId::new("shard-0");
+        for (total, trouble) in [(1000, None), (1010, Some(Trouble::Status(403, "AccessDenied"))), (1025, None), (1025, None)] {
+            board.update(&shard, |live| (live.life, live.totals.received) = (Life::Running, total));
+            look(&mut metering, &board, 0);
+            trouble.into_iter().for_each(|trouble| fake.faults().next("PutMetricData", 1, trouble));
+            publish(&mut metering, &cloudwatch, 0).await;
+        }
+        assert_eq!(received(&fake), [0.0, 25.0, 0.0]);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_run_sends_the_last_numbers() {
+        let fake = FakeCloudWatch::start().await.expect("starts");
+        let (io, clock) = (AwsRuntime::current(), Arc::new(SystemClock));
+        let hour = Duration::from_secs(3600);
+        let measuring = start(Arc::new(Board::default()), cloudwatch_at(&fake.url()), hour, &io, clock);
+        measuring.finish().await;
+        assert_eq!(received(&fake), [0.0]);
+    }
+}

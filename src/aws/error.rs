@@ -93,7 +93,7 @@ impl Call<'_> {
     }
 }
 
-/// The IAM action of an API operation; S3 names its actions otherwise than its operations, batches are named after what they batch.
+/// The IAM action of an API operation; S3 names its actions in its own way, and a batch has the name of what it batches.
 pub fn iam_action(service: &str, operation: &str) -> String {
     let action = match (service, operation) {
         ("s3", "HeadObject") => "GetObject",

@@ -60,7 +60,7 @@ impl<'a> Rows<'a> {
         for field in schema.fields().iter().skip(WINDOW_COLUMNS) {
             if !is_known(field.data_type()) {
                 return Err(Fault::config(format!(
-                    "the column {} of the Gold table {} is {}, which no sink takes: CAST it to text, a number, a time or a boolean",
+                    "the column {} of the Gold table {} is {}, which no sink takes: CAST it to text, number, time or boolean",
                     field.name(),
                     revision.table,
                     field.data_type()

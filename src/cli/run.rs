@@ -60,10 +60,11 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
         progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());
     });
     let ended = deaths.end();
-    observers.finish()?;
+    let told = observers.finish();
     // How the run ended matters more than whether that could be noted.
     let outcome = outcome?;
     ended?;
+    told?;
     let mut totals = Counts::default();
     for (_, live) in board.all() {
         totals.add(&live.totals);

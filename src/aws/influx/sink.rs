@@ -5,8 +5,10 @@
 //! revision leaves out (NULL) keeps its former value: InfluxDB merges fields. What takes lines and does not overwrite
 //! (VictoriaMetrics, QuestDB without DEDUP) keeps every revision; `revision` tells them apart there.
 //!
-//! Owns: bodies and calls, what each answer means. Does not own: lines (line), HTTP, when a revision is handed on (machines/feed).
+//! Owns: bodies and calls, what each answer means. Does not own: lines (line), HTTP (http), when a revision is
+//! handed on (machines/feed).
 
+use std::fmt;
 use std::io::Write;
 
 use async_trait::async_trait;
@@ -75,13 +77,19 @@ pub struct InfluxOptions {
 }
 
 /// A sink of Gold rows.
-#[derive(Debug)]
 pub struct InfluxSink {
     http: HttpClient,
     write: Address,
     headers: Vec<(&'static str, String)>,
     options: InfluxOptions,
     progress: Progress,
+}
+
+// The headers hold the token.
+impl fmt::Debug for InfluxSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InfluxSink").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 /// Lines of a body that are written together, and what became of them.

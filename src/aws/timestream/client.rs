@@ -92,6 +92,7 @@ mod tests {
     use sluicebox_fakeaws::timestream::FakeTimestream;
 
     use super::*;
+    use crate::client::{ClientSettings, load};
     use crate::fixtures::{CALL, config};
 
     #[tokio::test]
@@ -104,14 +105,21 @@ mod tests {
         let elsewhere = config(&fake.url(), CALL).into_builder();
         let elsewhere = elsewhere.region(Region::new("eu-west-1")).build();
         assert!(!WriteClient::new(&elsewhere).is_discovering());
-        let anywhere = aws_config::SdkConfig::builder().region(Region::new("eu-west-1")).build();
+        let mut anywhere = elsewhere.into_builder();
+        anywhere.set_endpoint_url(None);
+        let anywhere = anywhere.build();
         assert!(WriteClient::new(&anywhere).is_discovering(), "AWS itself is asked");
     }
 
     #[tokio::test]
     async fn the_endpoint_is_asked_for_once_and_a_service_that_is_away_is_asked_again() {
         let fake = FakeTimestream::start().await.expect("starts");
-        let client = WriteClient::discovering(Client::new(&config(&fake.url(), CALL)));
+        // As the program loads it: discovery needs the SDK's own clock, which a bare configuration has not.
+        let settings =
+            ClientSettings { region: Some("us-east-1".into()), endpoint: Some(fake.url()), ..ClientSettings::default() };
+        let loaded = load(&settings).await.expect("loads").into_builder();
+        let loaded = loaded.credentials_provider(config(&fake.url(), CALL).credentials_provider().expect("has some")).build();
+        let client = WriteClient::discovering(Client::new(&loaded));
         let io = AwsRuntime::current();
         fake.faults().down(true);
         assert_eq!(client.ready(&io).await.expect_err("is away").kind(), Kind::Retry);

@@ -6,8 +6,8 @@
 //! - Integers are BIGINT, floats and decimals DOUBLE, text VARCHAR, times TIMESTAMP, booleans BOOLEAN.
 //! - NULL, NaN, infinities and empty texts have no value in Timestream: the measure is left out, and reads as NULL.
 //! - A key that is NULL is left out; one that is empty is two quotes (revision).
-//! - Beside the columns: `sluicebox_revision`, `sluicebox_status`, `sluicebox_removed`, and the dimension `sluicebox_pipeline`, so
-//!   that pipelines may share a table.
+//! - Beside the columns: `sluicebox_revision`, `sluicebox_status`, `sluicebox_removed`, and the dimension `sluicebox_pipeline`:
+//!   pipelines may share a table.
 //! - Timestream cannot delete. A row that is gone is written once more with `sluicebox_removed` = true; queries say
 //!   `WHERE NOT sluicebox_removed`.
 //!

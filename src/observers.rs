@@ -26,14 +26,15 @@ const WEBHOOK: Duration = Duration::from_secs(10);
 #[derive(Default)]
 pub struct Observers {
     alerting: Option<Alerting>,
+    cloudwatch: Option<CloudWatchMetrics>,
     measuring: Option<Measuring>,
     // The connections of both; last, so that it ends after them.
     io: Option<AwsRuntime>,
 }
 
 impl Observers {
-    /// Starts those that the settings name: none by default, and then nothing at all is started.
-    pub fn start(settings: &Settings, board: Arc<Board>, clock: Arc<dyn Clock>) -> Result<Self> {
+    /// Starts those that the settings name: none by default, and then nothing at all is started. Alerts are told from here on.
+    pub fn start(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
         let (watched, told) = (&settings.metrics, &settings.alerts);
         if !watched.cloudwatch && told.sns_topic.is_empty() && told.webhook.is_empty() {
             return Ok(Self::default());
@@ -57,9 +58,7 @@ impl Observers {
             }
             if watched.cloudwatch {
                 let client = aws_sdk_cloudwatch::Client::new(&config);
-                let cloudwatch = CloudWatchMetrics::new(&client, io.clone(), &watched.namespace, pipeline)?;
-                let interval = Duration::from_micros(watched.interval.us().unsigned_abs());
-                observers.measuring = Some(metrics::start(board, cloudwatch, interval, &io, clock.clone()));
+                observers.cloudwatch = Some(CloudWatchMetrics::new(&client, io.clone(), &watched.namespace, pipeline)?);
             }
         }
         if !sinks.is_empty() {
@@ -68,9 +67,17 @@ impl Observers {
         Ok(observers)
     }
 
+    /// Numbers are sent from here on.
+    pub fn watch(&mut self, settings: &Settings, board: Arc<Board>, clock: Arc<dyn Clock>) {
+        if let (Some(cloudwatch), Some(io)) = (self.cloudwatch.take(), &self.io) {
+            let interval = Duration::from_micros(settings.metrics.interval.us().unsigned_abs());
+            self.measuring = Some(metrics::start(board, cloudwatch, interval, io, clock));
+        }
+    }
+
     /// The last alerts and numbers of a run that is over.
     pub fn finish(self) -> Result<()> {
-        let Self { alerting, measuring, io } = self;
+        let Self { alerting, measuring, io, cloudwatch: _ } = self;
         if io.is_none() {
             return Ok(());
         }

@@ -49,12 +49,14 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let stream = Source::open(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
     let rows = run::block_on(stores.rows.shards())??;
+    // Before anything that may raise an alert, and before a fault in their settings could count as a death.
+    let mut observers = Observers::start(settings, context.clock())?;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
     let parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
     let board = parts.board.clone();
-    let observers = Observers::start(settings, board.clone(), context.clock())?;
+    observers.watch(settings, board.clone(), context.clock());
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
         progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());

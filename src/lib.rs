@@ -1,9 +1,12 @@
 //! sluicebox: turn a stream of JSON events into hourly numbers you can prove.
 
+pub mod alerts;
 pub mod cli;
 pub mod clock;
 pub mod demo_events;
 pub mod iam;
+pub mod metrics;
+pub mod observers;
 pub mod output;
 pub mod progress;
 pub mod run;

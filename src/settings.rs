@@ -15,6 +15,7 @@ mod decode;
 pub mod fields;
 pub mod load;
 mod mapping;
+pub mod observe;
 pub mod problem;
 pub mod store;
 mod tree;
@@ -22,6 +23,7 @@ pub mod units;
 
 pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
+pub use observe::{Alerts, Metrics};
 pub use problem::{Place, Problem, SettingsError};
 pub use store::{Store, StoreKind};
 pub use units::{Interval, Size};
@@ -67,6 +69,12 @@ pub struct Settings {
     /// When committed states are merged and their epochs forgotten.
     #[serde(default)]
     pub collect: Collect,
+    /// Numbers of a run.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// Who is told of alerts.
+    #[serde(default)]
+    pub alerts: Alerts,
 }
 
 /// `[pipeline]`

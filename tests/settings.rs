@@ -73,6 +73,8 @@ fn an_unknown_key_is_refused_in_every_section_at_its_line_with_a_suggestion() {
         ("[restart]\nbackof_min = \"1s\"", "backoff_min"),
         ("[breaker]\nshares = 0.1", "share"),
         ("[collect]\nafter_epoch = 3", "after_epochs"),
+        ("[metrics]\ncloudwatsh = true", "cloudwatch"),
+        ("[alerts]\nwebhok = \"\"", "webhook"),
         ("[[silver.filter]]\nname = \"a\"\nwhere = \"x\"\nwher = \"y\"", "where"),
         ("[[gold]]\nname = \"b\"\nsql = \"x\"\nwindow = { tumbling = \"1h\" }\nmax_wat = 3", "max_wait"),
     ];
@@ -138,6 +140,9 @@ fn every_contradiction_has_its_sentence() {
         ("gold.0.name=Hourly", "`gold.0.name`: `Hourly` cannot be a name here"),
         ("gold.0.sql= ", "there is nothing in it"),
         ("gold.0.max_wait=0s", "0s is not a length"),
+        ("metrics.interval=10ms", "numbers every 10ms cost more than they say"),
+        ("alerts.sns_topic=alerts", "`alerts` is no ARN of an SNS topic"),
+        ("alerts.webhook=hooks.example.com/s3cret", "`alerts.webhook`: this is no address of HTTP"),
         ("stream.start=latest", "only a Kinesis stream"),
         ("stream.start=tomorrow", "`tomorrow` is no place to start"),
         ("stream.reads_per_second=6", "1 to 5"),

@@ -21,6 +21,7 @@ pub mod history;
 
 /// Every decision, as plain synchronous structs.
 pub mod machines {
+    pub mod alerts;
     pub mod barrier;
     pub mod breaker;
     pub mod commit;

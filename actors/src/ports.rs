@@ -17,9 +17,11 @@ use crate::model::record::{RawRecord, RawSlice};
 use crate::model::row::{Fence, Lease, ShardRow, WindowRow};
 use crate::model::window::{Window, Windowing};
 
+pub mod alerts;
 pub mod sinks;
 mod whole;
 
+pub use alerts::{Alert, AlertSink};
 pub use sinks::{Fed, GoldRevision, GoldSink, LetterSink, PostedLetter};
 pub use whole::Whole;
 

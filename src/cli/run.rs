@@ -8,6 +8,7 @@ use sluicebox_actors::pipeline::Outcome;
 use sluicebox_actors::toolkit::board::Board;
 
 use super::{CliError, Context, Exit, trial};
+use crate::observers::Observers;
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
@@ -48,19 +49,24 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let stream = Source::open(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
     let rows = run::block_on(patiently(|| stores.rows.shards()))??;
+    // Before anything that may raise an alert, and before a fault in their settings could count as a death.
+    let mut observers = Observers::start(settings, context.clock())?;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
     let parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
     let board = parts.board.clone();
+    observers.watch(settings, board.clone(), context.clock());
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
         progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());
     });
     let ended = deaths.end();
+    let told = observers.finish();
     // How the run ended matters more than whether that could be noted.
     let outcome = outcome?;
     ended?;
+    told?;
     let mut totals = Counts::default();
     for (_, live) in board.all() {
         totals.add(&live.totals);

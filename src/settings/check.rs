@@ -32,6 +32,7 @@ impl Settings {
         self.check_gold(&mut findings);
         self.check_commit(&mut findings);
         self.check_operation(&mut findings);
+        self.check_observers(&mut findings);
         findings.0
     }
 

@@ -8,11 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Body;
 use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::faults::FaultPlan;
+use crate::json;
 use crate::server::{Call, Server, Service};
 
 mod expression;
@@ -124,7 +124,7 @@ impl From<&str> for Failure {
 
 impl Service for Tables {
     fn operation(&self, call: &Call) -> String {
-        call.header("x-amz-target").and_then(|target| target.rsplit('.').next()).unwrap_or("Unknown").to_owned()
+        json::operation(call)
     }
 
     fn answer(&self, operation: &str, call: &Call) -> Response {
@@ -132,7 +132,7 @@ impl Service for Tables {
             .map_err(|_| Failure::from("the body is not JSON"))
             .and_then(|request: Value| self.lock().perform(operation, &request));
         match done {
-            Ok(body) => respond(200, &body),
+            Ok(body) => json::respond(200, &body),
             Err(Failure::Validation(message)) => error(400, "ValidationException", &message),
             Err(Failure::NotFound(message)) => error(400, "ResourceNotFoundException", &message),
             Err(Failure::InUse(message)) => error(400, "ResourceInUseException", &message),
@@ -141,7 +141,7 @@ impl Service for Tables {
                 if let Some(old) = old {
                     body["Item"] = item::to_json(&old);
                 }
-                respond(400, &body)
+                json::respond(400, &body)
             }
         }
     }
@@ -160,16 +160,7 @@ fn error_body(code: &str, message: &str) -> Value {
 }
 
 fn error(status: u16, code: &str, message: &str) -> Response {
-    respond(status, &error_body(code, message))
-}
-
-fn respond(status: u16, body: &Value) -> Response {
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap_or_default();
-    let headers = response.headers_mut();
-    headers.insert("content-type", axum::http::HeaderValue::from_static("application/x-amz-json-1.0"));
-    headers.insert("x-amzn-requestid", axum::http::HeaderValue::from_static("FAKE-REQUEST-ID"));
-    response
+    json::respond(status, &error_body(code, message))
 }
 
 impl State {

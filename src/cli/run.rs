@@ -45,7 +45,7 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let compiled = topology::compile(loaded)?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     topology::check_tables(loaded, &compiled, &stores.home)??;
-    let stream = Source::open(context.data(), settings, context.clock())?;
+    let stream = Source::for_run(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
     let rows = run::block_on(stores.rows.shards())??;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;

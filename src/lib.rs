@@ -49,6 +49,7 @@ pub mod engine {
 
     pub mod condemned;
     pub mod glue;
+    pub mod inflate;
 
     /// The Silver and Gold statements.
     pub mod sql {

@@ -103,6 +103,10 @@ pub struct Stream {
     pub start: Start,
     /// GetRecords a second and shard (Kinesis).
     pub reads_per_second: u32,
+    /// Enhanced fan-out by the registered consumer of this name (Kinesis); empty = polling.
+    pub fan_out: String,
+    /// Whether payloads that are compressed are read as what is in them.
+    pub decompress: Decompress,
 }
 
 /// `[aws]`: what may differ from what the SDK finds in environment, profile and role.
@@ -123,6 +127,16 @@ pub enum StreamKind {
     Embedded,
     /// Amazon Kinesis Data Streams.
     Kinesis,
+}
+
+/// What is done with a payload that begins as gzip or zstd. Neither can be JSON, so nothing else is taken for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decompress {
+    /// It is decompressed, within bounds, before it is decoded; Bronze and letters hold it as it came.
+    Auto,
+    /// It is decoded as it came, and so becomes a letter.
+    Off,
 }
 
 /// The answer to a gap.
@@ -333,6 +347,8 @@ impl Default for Stream {
             on_gap: OnGap::Halt,
             start: Start::Horizon,
             reads_per_second: 5,
+            fan_out: String::new(),
+            decompress: Decompress::Auto,
         }
     }
 }
@@ -382,7 +398,10 @@ impl Settings {
         let schema = serde_json::from_str(schema).unwrap_or_else(|_| serde_json::Value::String(schema.to_owned()));
         let event = Event { schema: PathBuf::new(), ..self.event.clone() };
         let gold: Vec<Gold> = self.gold.iter().map(|gold| Gold { max_wait: None, ..gold.clone() }).collect();
-        let meaning = serde_json::json!({ "event": event, "silver": self.silver, "gold": gold, "schema": schema });
+        let mut meaning = serde_json::json!({ "event": event, "silver": self.silver, "gold": gold, "schema": schema });
+        if self.stream.decompress == Decompress::Off {
+            meaning["decompress"] = serde_json::json!(self.stream.decompress);
+        }
         let mut text = String::new();
         canonical(&meaning, &mut text);
         Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -23,6 +23,7 @@ use crate::engine::condemned::Deadly;
 use crate::engine::contract::{Contract, ContractError, EventOptions};
 use crate::engine::event_time::{TimeFormat, TimeSource};
 use crate::engine::glue::{DecoderFactory, SqlEngine};
+use crate::engine::inflate::{self, Inflating};
 use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
@@ -78,7 +79,12 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
         return Err(SettingsError { problems });
     }
     let decoders = contract.clone();
-    let decoders: DecoderFactory = Arc::new(move || Box::new(decoders.decoder()));
+    let decoders: DecoderFactory = match settings.stream.decompress {
+        settings::Decompress::Off => Arc::new(move || Box::new(decoders.decoder())),
+        settings::Decompress::Auto => {
+            Arc::new(move || Box::new(Inflating { decoder: Box::new(decoders.decoder()), bounds: inflate::Bounds::default() }))
+        }
+    };
     #[cfg(debug_assertions)]
     let decoders = deadly(decoders);
     let engine = SqlEngine::new(decoders, silver, gold);

@@ -146,6 +146,8 @@ fn every_contradiction_has_its_sentence() {
         ("stream.start=latest", "only a Kinesis stream"),
         ("stream.start=tomorrow", "`tomorrow` is no place to start"),
         ("stream.reads_per_second=6", "1 to 5"),
+        ("stream.fan_out=c", "only a Kinesis stream has consumers"),
+        ("stream.fan_out=a/b", "`a/b` is no name of a consumer"),
         ("stream.shards=1001", "1 to 1000"),
         ("stream.parallelism=11", "1 to 10"),
         ("stream.name=a/b", "cannot be a name here"),

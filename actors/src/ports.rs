@@ -53,6 +53,12 @@ pub struct Read {
     pub ended: Option<Vec<ShardInfo>>,
     /// Records after the asked position are gone: the first one that is left.
     pub trimmed_before: Option<Position>,
+    /// How far this read, or an empty one's position, lies behind the newest record, by the stream's clock (iterator age),
+    /// microseconds; none where the stream does not say.
+    pub behind_us: Option<i64>,
+    /// All that had arrived by then, by the stream's clock, is in this read or before it. None where it is not known, and where
+    /// nobody need know: in a stream that tells by itself what it has forgotten.
+    pub fresh_us: Option<i64>,
 }
 
 /// A sharded, durable, replayable stream.
@@ -64,6 +70,12 @@ pub trait Stream: Send + Sync {
     async fn shards(&self) -> Result<Vec<ShardInfo>>;
     /// Records after a position: at least one if there is one, else at most `max_records` and `max_bytes` (of weight).
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read>;
+    /// What an earlier owner committed of a shard: up to this position all had been read that arrived by `fresh_us`
+    /// ([`Read::fresh_us`]). Told before the first read after it; a stream that knows what it forgot has no use for it.
+    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) -> Result<()> {
+        let _ = (shard, after, fresh_us);
+        Ok(())
+    }
     /// Number of the newest record of a shard, for people; none where numbers are not dense, as in Kinesis, or nothing was put.
     async fn newest(&self, shard: &ShardId) -> Result<Option<Sequence>> {
         let _ = shard;

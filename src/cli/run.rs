@@ -46,7 +46,7 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let compiled = topology::compile(loaded)?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     stores.check_tables(loaded, &compiled)??;
-    let stream = Source::open(context.data(), settings, context.clock())?;
+    let stream = Source::for_run(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
     let rows = run::block_on(patiently(|| stores.rows.shards()))??;
     // Before anything that may raise an alert, and before a fault in their settings could count as a death.

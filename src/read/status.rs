@@ -54,7 +54,7 @@ pub struct ShardStatus {
     pub epoch_open: u64,
     /// Last sequence number read.
     pub position_read: Option<String>,
-    /// Age of the record read last, milliseconds behind the stream's clock.
+    /// How far reading lies behind the newest record (iterator age), milliseconds.
     pub behind_ms: Option<i64>,
     /// Records a second, lately.
     pub records_per_s: f64,

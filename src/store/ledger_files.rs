@@ -151,6 +151,7 @@ mod tests {
             bound_committed: Bound(7),
             max_event_us: Some(-1),
             last_arrival_us: None,
+            fresh_us: None,
             processed_at_us: 0,
             bronze_on: true,
             counts: Counts { received: 1, gold: [("t".to_owned(), GoldCounts::default())].into(), ..Counts::default() },

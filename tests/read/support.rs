@@ -322,6 +322,7 @@ impl<'a> ShardRun<'a> {
             bound_committed: committed,
             max_event_us: Some(self.max_event),
             last_arrival_us: None,
+            fresh_us: None,
             processed_at_us: TEN,
             bronze_on: self.world.bronze_on,
             counts,

@@ -132,7 +132,11 @@ impl Store {
                 ReadFlaw::None | ReadFlaw::Skip | ReadFlaw::Repeat => {}
             }
         }
-        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before })
+        let behind_us = match taken.last() {
+            Some(last) if more => Some(now_us - last.arrival_us),
+            Some(_) | None => Some(0),
+        };
+        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before, behind_us, fresh_us: None })
     }
 
     // Rows of shards.

@@ -60,6 +60,8 @@ pub struct History {
     pub max_event_us: Option<i64>,
     /// Arrival of the last record.
     pub last_arrival_us: Option<i64>,
+    /// All that had arrived by then was read.
+    pub fresh_us: Option<i64>,
 }
 
 impl History {
@@ -70,6 +72,7 @@ impl History {
             ordinals: header.ordinals.clone(),
             max_event_us: header.max_event_us,
             last_arrival_us: header.last_arrival_us,
+            fresh_us: header.fresh_us,
         }
     }
 }
@@ -413,6 +416,7 @@ impl CommitMachine {
             bound_committed: seal.next.bound,
             max_event_us,
             last_arrival_us: seal.last_arrival_us.or(self.history.last_arrival_us),
+            fresh_us: seal.fresh_us.max(self.history.fresh_us),
             processed_at_us: seal.opened.processed_at_us,
             bronze_on: self.config.bronze_on,
             counts,

@@ -23,6 +23,12 @@ pub enum OnGap {
 /// An answer that said that there was nothing more is believed for so long while the next one is waited for.
 const EVIDENCE_US: i64 = 1_000_000;
 
+/// Committed evidence of how far a shard is read completely ([`Read::fresh_us`]) grows no older than this while the shard is
+/// silent: far less than any stream keeps, and rarely enough to cost nothing.
+const RENEWAL_US: i64 = 3_600_000_000;
+/// … and no older than this when reading ends.
+const LAST_RENEWAL_US: i64 = 60_000_000;
+
 /// Settings of a shard. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -70,10 +76,29 @@ pub struct Seal {
     pub next: Opening,
     /// Arrival of its last record.
     pub last_arrival_us: Option<i64>,
+    /// All that had arrived by then lies in it or before it.
+    pub fresh_us: Option<i64>,
     /// Gaps in it.
     pub gaps: u64,
     /// The stream has closed the shard and all of it is read: the shards that came out of it.
     pub ended: Option<Vec<ShardInfo>>,
+}
+
+/// Where a shard goes on: its last commit, and what the newest epoch object says of the shard's last record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Resumed {
+    /// Last committed epoch.
+    pub committed: u64,
+    /// Committed position.
+    pub position: Position,
+    /// Committed bound.
+    pub bound: Bound,
+    /// Arrival of the last record.
+    pub last_arrival_us: Option<i64>,
+    /// Largest event time.
+    pub max_event_us: Option<i64>,
+    /// Up to the position all was read that had arrived by then.
+    pub fresh_us: Option<i64>,
 }
 
 /// Bounds of the other shards, as far as this process knows them.
@@ -173,6 +198,9 @@ pub struct ShardMachine {
     max_event_us: Option<i64>,
     last_arrival_us: Option<i64>,
     stream_now_us: Option<i64>,
+    behind_us: Option<i64>,
+    fresh_us: Option<i64>,
+    sealed_fresh_us: Option<i64>,
     fetching: bool,
     asked_us: i64,
     next_fetch_us: i64,
@@ -188,17 +216,9 @@ pub struct ShardMachine {
 }
 
 impl ShardMachine {
-    /// A shard that resumes after `position`, its last commit being `committed` with `bound`. `last_*` is what the newest epoch
-    /// object says of the shard's last record.
-    pub fn new(
-        config: ShardConfig,
-        committed: u64,
-        position: Position,
-        bound: Bound,
-        last_arrival_us: Option<i64>,
-        max_event_us: Option<i64>,
-        now_us: i64,
-    ) -> Self {
+    /// A shard that resumes after `from`.
+    pub fn new(config: ShardConfig, from: Resumed, now_us: i64) -> Self {
+        let Resumed { committed, position, bound, last_arrival_us, max_event_us, fresh_us } = from;
         Self {
             open: Opening { epoch: committed + 1, bound, processed_at_us: now_us },
             from: position,
@@ -214,6 +234,9 @@ impl ShardMachine {
             max_event_us,
             last_arrival_us,
             stream_now_us: None,
+            behind_us: None,
+            fresh_us,
+            sealed_fresh_us: fresh_us,
             fetching: false,
             asked_us: now_us,
             next_fetch_us: now_us,
@@ -257,12 +280,15 @@ impl ShardMachine {
         self.position
     }
 
-    /// How far the last record lies behind the stream's clock, for people; 0 when caught up.
+    /// How far reading lies behind the newest record, for people. While a read is not answered it is the most that it can be.
     pub fn behind_us(&self) -> Option<i64> {
-        if self.caught_up {
-            return Some(0);
-        }
-        Some(self.stream_now_us?.saturating_sub(self.last_arrival_us?))
+        let unseen_us = if self.is_unanswered() { self.now_us.saturating_sub(self.asked_us) } else { 0 };
+        Some(self.behind_us?.saturating_add(unseen_us))
+    }
+
+    /// Until when, by the stream's clock, everything up to the position was read.
+    pub fn fresh_us(&self) -> Option<i64> {
+        self.fresh_us
     }
 
     /// Takes an event in; `now_us` is the owner's clock and drives timers only.
@@ -313,6 +339,7 @@ impl ShardMachine {
     fn read(&mut self, mut read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {
         self.fetching = false;
         self.stream_now_us = Some(read.now_us);
+        self.behind_us = read.behind_us.or(self.behind_us);
         // A delivery that is repeated brings what is here already.
         read.records.retain(|record| Position::after(record.sequence) > self.position);
         if let Some(resumes) = read.trimmed_before.or_else(|| hole(self.position, &read.records)) {
@@ -331,6 +358,8 @@ impl ShardMachine {
             }
         }
         self.caught_up = read.caught_up && read.records.is_empty();
+        // What was complete up to an earlier position is complete up to a later one.
+        self.fresh_us = self.fresh_us.max(read.fresh_us);
         if read.ended.is_some() && read.records.is_empty() {
             self.ended = read.ended;
         }
@@ -379,11 +408,12 @@ impl ShardMachine {
         let due = if self.ended.is_some() {
             self.in_partitions == 0
         } else if self.stopping {
-            self.records > 0 && self.in_partitions == 0
+            (self.records > 0 || self.evidence_is_old()) && self.in_partitions == 0
         } else if self.records > 0 {
             self.bytes >= self.config.commit_size || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
         } else {
-            bound > self.open.bound && (waited(self.sealed_at_us) || (self.config.drain && at_rest))
+            let moved = bound > self.open.bound && (waited(self.sealed_at_us) || (self.config.drain && at_rest));
+            moved || self.evidence_is_old()
         };
         if !due {
             return;
@@ -397,15 +427,26 @@ impl ShardMachine {
             bytes: self.bytes,
             next,
             last_arrival_us: self.last_arrival_us,
+            fresh_us: self.fresh_us,
             gaps: self.gaps,
             ended: self.ended.clone(),
         })));
         self.last_sealed = self.ended.is_some();
         self.open = next;
+        self.sealed_fresh_us = self.fresh_us;
         self.from = self.position;
         (self.records, self.bytes, self.gaps) = (0, 0, 0);
         self.first_record_at_us = None;
         self.sealed_at_us = now_us;
+    }
+
+    /// Would a restart know much less of how far this silent shard is read than this generation does? Only a shard that had
+    /// records can have lost the mark that the last of them is.
+    fn evidence_is_old(&self) -> bool {
+        let silent = self.records == 0 && (self.is_idle() || self.stopping);
+        let Some(fresh_us) = self.fresh_us.filter(|_| silent && self.position.sequence().is_some()) else { return false };
+        let old_us = if self.stopping || self.config.drain { LAST_RENEWAL_US } else { RENEWAL_US };
+        self.sealed_fresh_us.is_none_or(|sealed_us| fresh_us.saturating_sub(sealed_us) >= old_us)
     }
 
     fn fetch_when_due(&mut self, now_us: i64, effects: &mut Vec<ShardEffect>) {

@@ -81,7 +81,7 @@ pub struct Live {
     pub quiet: bool,
     /// Bytes in flight.
     pub in_flight: usize,
-    /// How far the last record read lies behind the stream's clock, microseconds.
+    /// How far reading lies behind the newest record by the stream's clock (iterator age), microseconds.
     pub behind_us: Option<i64>,
     /// Running totals as committed.
     pub totals: Counts,

@@ -46,6 +46,13 @@ pub enum Op {
     EngineCut,
     EngineMerge,
     EngineFinish,
+    FeedRows,
+    FeedGet,
+    FeedUpdate,
+    GoldDecode,
+    LettersRead,
+    SinkFeed,
+    SinkSend,
     /// A life sign for a shard.
     LeaseBeat,
     LeaseWant,
@@ -54,7 +61,7 @@ pub enum Op {
 }
 
 /// All of them.
-pub const OPS: [Op; 38] = [
+pub const OPS: [Op; 45] = [
     Op::StreamShards,
     Op::StreamRead,
     Op::RowsShards,
@@ -89,6 +96,13 @@ pub const OPS: [Op; 38] = [
     Op::EngineCut,
     Op::EngineMerge,
     Op::EngineFinish,
+    Op::FeedRows,
+    Op::FeedGet,
+    Op::FeedUpdate,
+    Op::GoldDecode,
+    Op::LettersRead,
+    Op::SinkFeed,
+    Op::SinkSend,
     Op::LeaseBeat,
     Op::LeaseWant,
     Op::LeaseGet,
@@ -96,7 +110,7 @@ pub const OPS: [Op; 38] = [
 ];
 
 /// Of a process that shares nothing.
-pub const ALONE: usize = 34;
+pub const ALONE: usize = 41;
 
 /// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
 const DECISIVE: [Op; 8] =

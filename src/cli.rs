@@ -27,6 +27,7 @@ pub mod put;
 pub mod query;
 pub mod run;
 pub mod shards;
+pub mod sinks;
 pub mod stream;
 pub mod trial;
 pub mod validate;
@@ -119,6 +120,8 @@ pub enum Verb {
     Dlq(dlq::DlqVerb),
     /// Shows the shards: position, epoch, bound, lag
     Shards(shards::ShardsArgs),
+    /// Shows the sinks: what each has, what it refused, what waits for it
+    Sinks(sinks::SinksArgs),
     /// The embedded stream as a service
     #[command(subcommand)]
     Stream(stream::StreamVerb),
@@ -218,6 +221,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Audit(args) => audit::run(args, context),
         Verb::Dlq(args) => dlq::run(args, context),
         Verb::Shards(args) => shards::run(args, context),
+        Verb::Sinks(args) => sinks::run(args, context),
         Verb::Stream(verb) => stream::run(verb, context),
         Verb::Trial(args) => trial::run(args, context),
     }
@@ -229,7 +233,7 @@ impl Verb {
         match self {
             Self::Run(_) | Self::Stream(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
-            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::Trial(_) => false,
+            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::Sinks(_) | Self::Trial(_) => false,
         }
     }
 }

@@ -53,6 +53,7 @@ pub mod engine {
         pub mod functions;
         pub mod gold;
         pub(crate) mod groups;
+        pub(crate) mod keys;
         pub mod lower;
         pub mod merge;
         pub(crate) mod plan;
@@ -83,6 +84,7 @@ pub mod store {
     pub mod paths;
     pub mod row_file;
     pub mod rows;
+    pub mod sink_files;
     pub mod split;
     mod sqlite;
     mod staged;
@@ -109,6 +111,7 @@ pub mod read {
     pub mod letters;
     pub mod query;
     pub mod shards;
+    pub mod sinks;
     pub mod sources;
     pub mod status;
     pub mod table;

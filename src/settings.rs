@@ -15,6 +15,7 @@ mod decode;
 pub mod fields;
 pub mod load;
 pub mod problem;
+pub mod sinks;
 pub mod store;
 mod tree;
 pub mod units;
@@ -22,6 +23,7 @@ pub mod units;
 pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
 pub use problem::{Place, Problem, SettingsError};
+pub use sinks::{OnBacklog, Sink, SinkKind, Takes};
 pub use store::{Store, StoreKind};
 pub use units::{Interval, Size};
 
@@ -66,6 +68,9 @@ pub struct Settings {
     /// When committed states are merged and their epochs forgotten.
     #[serde(default)]
     pub collect: Collect,
+    /// Where Gold and letters are handed on to, beside their files.
+    #[serde(default)]
+    pub sink: Vec<Sink>,
 }
 
 /// `[pipeline]`

@@ -32,6 +32,7 @@ mod recorded;
 mod settings;
 mod side_by_side;
 mod simulated;
+mod sinks;
 mod support {
     pub(crate) mod drive;
     pub(crate) mod outcome;

@@ -7,14 +7,14 @@ use sluicebox_actors::model::feed::Feed;
 use sluicebox_sim::plan::{Act, Op, Plan, Rng};
 use sluicebox_sim::sim::{End, Ran, Script, Sim, stop_after};
 use sluicebox_sim::sinks::Which;
-use sluicebox_sim::truth::{MINUTE, SECOND, T0, Truth};
+use sluicebox_sim::truth::{MINUTE, SECOND, Truth};
 
 use crate::drain::filled;
 
 fn world(seed: u64) -> Sim {
     let mut sim = filled(seed, 2, 60);
     sim.sinks = Which::Both { holds: None };
-    sim.store().having = Some(2);
+    sim.store().having = Some(8);
     sim
 }
 
@@ -98,7 +98,8 @@ fn a_sink_that_comes_later_begins_with_what_is_shown_now_and_the_letters_after_i
     sim.sinks = Which::None;
     sim.drain();
     sim.sinks = Which::Both { holds: None };
-    sim.put(0, T0 + 13 * 60 * MINUTE, &[Truth::Bad]);
+    let now = sim.store().now_us;
+    sim.put(0, now, &[Truth::Bad]);
     sim.drain();
     let letters: Vec<String> = sim.store().kept.letters.keys().cloned().collect();
     assert_eq!(letters.len(), 1, "{letters:?}");
@@ -106,47 +107,56 @@ fn a_sink_that_comes_later_begins_with_what_is_shown_now_and_the_letters_after_i
     assert!(!wrong.is_empty() && wrong.iter().all(|rule| rule.contains("never came")), "Gold is all there: {wrong:?}");
 }
 
-/// One bad record every so often for an hour and a half, from now on.
-fn bad_records(sim: &Sim, every: i64) -> usize {
+/// One bad record every so often for half an hour, from now on, on each shard.
+fn bad_records(sim: &Sim, shards: usize, every: i64) -> usize {
     let start = sim.store().now_us;
-    let count = 90 * MINUTE / every;
-    (0..count).for_each(|number| sim.put(0, start + number * every, &[Truth::Bad]));
-    count as usize
+    let count = 30 * MINUTE / every;
+    for number in 0..count {
+        (0..shards).for_each(|shard| sim.put(shard, start + number * every, &[Truth::Bad]));
+    }
+    count as usize * shards
 }
 
 fn letters_committed(sim: &Sim) -> usize {
     sim.store().commits.values().flatten().map(|commit| commit.judged.letters.len()).sum()
 }
 
-/// About an hour: a try every five seconds at most.
-fn an_hour_away() -> Plan {
-    Plan { patience: Duration::from_secs(4 * 3_600), ..Plan::times(Op::SinkSend, 0, 900, Act::ErrBefore) }
+/// About twenty minutes: a try every five seconds at most.
+fn away_for_long() -> Plan {
+    Plan { patience: Duration::from_secs(3_600), ..Plan::times(Op::SinkSend, 0, 320, Act::ErrBefore) }
 }
 
-/// Looks after half an hour, and stops after three.
+/// A world that serves, and looks for records and rows seldom: every look is an operation.
+fn serving(seed: u64, shards: usize, holds: Option<u64>) -> Sim {
+    let mut sim = Sim::new(seed, shards);
+    sim.config.shard.drain = false;
+    sim.config.shard.poll_us = 5 * SECOND;
+    sim.sinks = Which::Both { holds };
+    sim
+}
+
+/// Looks after a quarter of an hour, and stops after three.
 fn looking(sim: &Sim, look: impl FnOnce(&Sim) + 'static) -> Script {
     let sim = sim.clone();
     Box::new(move |hands| {
         Box::pin(async move {
-            tokio::time::sleep(Duration::from_secs(1_800)).await;
+            tokio::time::sleep(Duration::from_secs(900)).await;
             look(&sim);
-            stop_after(Duration::from_secs(9_000))(hands).await;
+            stop_after(Duration::from_secs(1_800))(hands).await;
         })
     })
 }
 
 #[test]
-fn letters_beyond_the_limit_make_shards_wait_and_none_is_lost_when_the_sink_is_back_after_an_hour() {
-    let mut sim = Sim::new(17, 1);
-    sim.config.shard.drain = false;
-    sim.sinks = Which::Both { holds: Some(20) };
-    let count = bad_records(&sim, 10 * SECOND);
+fn letters_beyond_the_limit_make_shards_wait_and_none_is_lost_when_the_sink_is_back_after_long() {
+    let sim = serving(17, 1, Some(20));
+    let count = bad_records(&sim, 1, 10 * SECOND);
     let look = looking(&sim, |sim| {
         let letters = letters_committed(sim);
         assert!((20..=40).contains(&letters), "the backlog is bounded: {letters}");
         assert!(sim.store().kept.letters.is_empty());
     });
-    let ran = sim.run_with(an_hour_away(), look).good();
+    let ran = sim.run_with(away_for_long(), look).good();
     assert_eq!(ran.board.sinks().len(), 2);
     assert!(!ran.board.is_held());
     assert_eq!((letters_committed(&sim), sim.store().kept.letters.len()), (count, count));
@@ -155,38 +165,31 @@ fn letters_beyond_the_limit_make_shards_wait_and_none_is_lost_when_the_sink_is_b
 
 #[test]
 fn without_a_limit_that_holds_shards_go_on_while_the_sink_is_away() {
-    let mut sim = Sim::new(19, 1);
-    sim.config.shard.drain = false;
-    sim.sinks = Which::Both { holds: None };
-    let count = bad_records(&sim, 10 * SECOND);
+    let sim = serving(19, 1, None);
+    let count = bad_records(&sim, 1, 10 * SECOND);
     let look = looking(&sim, |sim| {
         let letters = letters_committed(sim);
-        assert!(letters > 170, "the shard goes on: {letters}");
+        assert!(letters > 80, "the shard goes on: {letters}");
         assert!(sim.store().kept.letters.is_empty());
     });
-    sim.run_with(an_hour_away(), look).good();
+    sim.run_with(away_for_long(), look).good();
     assert_eq!(sim.store().kept.letters.len(), count);
     sim.assert_complete();
 }
 
 #[test]
 fn shards_of_another_worker_wait_too() {
-    let mut sim = Sim::new(21, 2);
-    sim.config.shard.drain = false;
-    sim.failover = Some(Duration::from_secs(3));
-    sim.sinks = Which::Both { holds: Some(20) };
-    let start = sim.store().now_us;
-    for number in 0..540 {
-        (0..2).for_each(|shard| sim.put(shard, start + number * 10 * SECOND, &[Truth::Bad]));
-    }
+    let mut sim = serving(21, 2, Some(20));
+    sim.failover = Some(Duration::from_secs(9));
+    let count = bad_records(&sim, 2, 10 * SECOND);
     let look = looking(&sim, |sim| {
         let letters = letters_committed(sim);
         assert!((20..=60).contains(&letters), "the backlog is bounded: {letters}");
         let owners: std::collections::BTreeSet<_> = sim.store().rows.values().map(|row| row.owner.clone()).collect();
         assert_eq!(owners.len(), 2, "each has a shard");
     });
-    let stop = stop_after(Duration::from_secs(10_800));
-    let workers = vec![(Duration::ZERO, an_hour_away(), look), (Duration::ZERO, an_hour_away(), stop)];
+    let stop = stop_after(Duration::from_secs(2_700));
+    let workers = vec![(Duration::ZERO, away_for_long(), look), (Duration::ZERO, away_for_long(), stop)];
     sim.run_many(workers).into_iter().for_each(|ran| drop(ran.good()));
-    assert_eq!(sim.store().kept.letters.len(), 1_080);
+    assert_eq!(sim.store().kept.letters.len(), count);
 }

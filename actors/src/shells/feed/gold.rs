@@ -135,6 +135,7 @@ impl Feeder {
         let Some(rows) = self.content(&window).await? else { return Ok(()) };
         let of_rows = project(&rows, &keys)?;
         let (row, shown, fresh) = self.show(row, &has, &of_rows).await?;
+        self.feed.row_stands(row.clone());
         let removed = match shown.is_empty() {
             true => of_rows.slice(0, 0),
             false => self.parts.engine.without(&shown, std::slice::from_ref(&of_rows))?,
@@ -208,14 +209,7 @@ impl Feeder {
     }
 
     /// The sink has the revision, whole: from now on it shows that and nothing else.
-    async fn note(
-        &mut self,
-        row: FeedRow,
-        revision: &GoldRevision,
-        keys: &RecordBatch,
-        fed: Fed,
-        forgotten: bool,
-    ) -> Result<()> {
+    async fn note(&mut self, row: FeedRow, revision: &GoldRevision, keys: &RecordBatch, fed: Fed, forgotten: bool) -> Result<()> {
         let Feed::Window(has) = &row.fed else { return Err(Fault::bug("a window's row that is of something else")) };
         let shown = match revision.removed.num_rows() > 0 || forgotten {
             true => Some(self.put(&row, states::encode(keys)?).await?),

@@ -1,12 +1,16 @@
 //! Goal: what is handed on to sinks is what readers of files see, whoever kills the program and whenever.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+#[cfg(debug_assertions)]
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
+#[cfg(debug_assertions)]
 use sluicebox_actors::toolkit::crash::POINTS;
 
 use super::support::drive::Bench;
+#[cfg(debug_assertions)]
 use super::support::site::Site;
 
 const PIPELINE: &str = r#"
@@ -115,6 +119,7 @@ fn revisions_tombstones_and_letters_reach_their_sinks() {
     bench.audit();
 }
 
+#[cfg(debug_assertions)]
 fn with_sinks(events: u64) -> Site {
     let sinks =
         r#"sink=[{name="rows",kind="file",path="rows.ndjson"},{name="mail",kind="file",path="mail.ndjson",takes="letters"}]"#;

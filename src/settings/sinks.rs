@@ -182,7 +182,6 @@ impl Sink {
 
 fn example(key: &str) -> &'static str {
     match key {
-        "database" => "sluicebox",
         "table" => "hourly",
         "url" => "https://influx.example:8086",
         "queue_url" => "https://sqs.eu-central-1.amazonaws.com/123456789012/letters",

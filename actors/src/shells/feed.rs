@@ -147,6 +147,16 @@ pub struct Feeders {
     bells: Bells,
     finish: Flag,
     tasks: Vec<Task<()>>,
+    parts: FeedParts,
+}
+
+impl Drop for Feeders {
+    fn drop(&mut self) {
+        // Whoever feeds from now on says in the rows whether shards must wait.
+        for outlet in &self.parts.sinks.letters {
+            self.parts.board.update_sink(outlet.sink.name(), |live| live.holds = false);
+        }
+    }
 }
 
 /// A task that ends when it is dropped.
@@ -180,7 +190,7 @@ impl Feeders {
                 supervise(&parts, outlet.sink.name(), turn).await;
             })));
         }
-        Self { bells, finish, tasks }
+        Self { bells, finish, tasks, parts: parts.clone() }
     }
 
     /// Where Gold rings.
@@ -233,6 +243,9 @@ where
                 tracing::error!(alert = "quarantine", sink, kind = ?fault.kind(), %fault, "sink given up: its backlog waits");
                 // Nobody waits for what does not come back by itself.
                 parts.board.update_sink(sink, |live| (live.life, live.holds) = (SinkLife::Quarantined, false));
+                if let Err(fault) = letters::say(parts, sink, false).await {
+                    tracing::warn!(sink, %fault, "other workers may still wait for a sink that was given up");
+                }
                 return;
             }
             Verdict::Restart { after_us } => {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
@@ -19,10 +20,7 @@ pub(crate) fn keys(program: &Program) -> Option<Arc<[String]>> {
     let mut columns: Vec<Option<Source>> = program.sources.iter().copied().map(Some).collect();
     for step in &program.steps {
         if let Step::Project(exprs, _) = step {
-            let plain = |expr: &Arc<_>| -> Option<Source> {
-                let expr: &dyn datafusion::physical_expr::PhysicalExpr = Arc::as_ref(expr);
-                columns.get(expr.downcast_ref::<Column>()?.index()).copied().flatten()
-            };
+            let plain = |expr: &Arc<dyn PhysicalExpr>| columns.get(expr.downcast_ref::<Column>()?.index()).copied().flatten();
             columns = exprs.iter().map(plain).collect();
         }
     }

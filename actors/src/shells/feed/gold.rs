@@ -2,7 +2,7 @@
 //!
 //! Owns: the order of reads and writes around the sink's rows. Does not own: which window is due (machines/feed), the sink.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -251,10 +251,11 @@ impl Feeder {
     /// whose CAS has been decided, because the row stands at their number or past it.
     async fn sweep(&self, rows: &[FeedRow]) -> Result<()> {
         let prefix = prefix(self.outlet.sink.name());
+        let decided: BTreeMap<String, &FeedRow> = rows.iter().map(|row| (row.key(), row)).collect();
         for key in self.parts.blobs.list(&prefix).await? {
             let Some((of, number)) = key.strip_prefix(&prefix).and_then(|rest| rest.rsplit_once('/')) else { continue };
             let Some(number) = number.split('-').next().and_then(|number| number.parse::<u64>().ok()) else { continue };
-            let Some(row) = rows.iter().find(|row| row.key() == of) else { continue };
+            let Some(row) = decided.get(of) else { continue };
             let named = matches!(&row.fed, Feed::Window(fed) if fed.shown.as_ref().is_some_and(|object| object.key == key));
             if number <= row.version && !named {
                 self.parts.blobs.delete(&key).await?;

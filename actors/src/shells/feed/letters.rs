@@ -43,10 +43,18 @@ pub(super) async fn holds(rows: &dyn Rows, sink: &str) -> Result<bool> {
     Ok(row.is_some_and(|row| matches!(row.fed, Feed::Sink { holds: true })))
 }
 
+/// Tells the other workers whether shards must wait.
+pub(super) async fn say(parts: &FeedParts, sink: &str, holds: bool) -> Result<()> {
+    let Some(row) = parts.rows.feed(sink, &sink_key()).await? else { return Ok(()) };
+    if row.fed == (Feed::Sink { holds }) { Ok(()) } else { swap(parts, &row.next(Feed::Sink { holds })).await }
+}
+
 struct Feeder {
     parts: FeedParts,
     outlet: LetterOutlet,
     post: Post,
+    /// What the other workers were told last.
+    said: Option<bool>,
 }
 
 /// What a turn came to.
@@ -61,7 +69,7 @@ enum Done {
 pub(super) async fn feed(parts: FeedParts, outlet: LetterOutlet, bell: LetterBell, finish: Flag) -> Ended {
     let post = Post::new(outlet.sink.name(), outlet.max_backlog);
     let mut patience = Patience::new(&parts, finish.clone());
-    let mut feeder = Feeder { parts, outlet, post };
+    let mut feeder = Feeder { parts, outlet, post, said: None };
     feeder.load().await?;
     let mut looked_last = false;
     loop {
@@ -136,18 +144,13 @@ impl Feeder {
             Some(Turn::CaughtUp) => tracing::info!(sink, letters, "the sink is not behind any more"),
             None => {}
         }
-        if self.outlet.holds && self.parts.shared && turn.is_some() {
-            self.say(holds).await?;
+        // Not before it is known how many wait: the last feeder may have said so with reason.
+        let known = holds || !matches!(self.post.next(), Some(Next::Learn { .. }));
+        if self.outlet.holds && self.parts.shared && known && self.said != Some(holds) {
+            say(&self.parts, self.outlet.sink.name(), holds).await?;
+            self.said = Some(holds);
         }
         Ok(())
-    }
-
-    /// Tells the other workers.
-    async fn say(&self, holds: bool) -> Result<()> {
-        let sink = self.outlet.sink.name();
-        let stored = self.parts.rows.feed(sink, &sink_key()).await?;
-        let row = stored.unwrap_or_else(|| FeedRow::of_sink(sink));
-        if row.fed == (Feed::Sink { holds }) { Ok(()) } else { swap(&self.parts, &row.next(Feed::Sink { holds })).await }
     }
 
     async fn turn(&mut self, next: Next) -> Result<Done> {

@@ -317,7 +317,8 @@ fn check_keys(loaded: &Loaded, engine: &SqlEngine) -> Result<(), SettingsError> 
             let message =
                 format!("`sink.{n}`: the rows of the Gold table `{name}` can't be told apart in the sink `{}`", sink.name);
             let help = format!(
-                "name every group key of gold.{name}.sql as a column of its SELECT, unchanged; or list other tables in sink.{n}.tables"
+                "name every group key of gold.{name}.sql as a column of its SELECT, unchanged; or list other tables in \
+                 sink.{n}.tables"
             );
             problems.push(Problem::new(message).at(loaded.place_of(&format!("sink.{n}.name"))).help(help));
         }

@@ -96,7 +96,8 @@ impl LetterSink for FileSink {
     async fn send(&self, letters: &[PostedLetter]) -> Result<()> {
         let mut out = Vec::new();
         for posted in letters {
-            let line = serde_json::json!({ "id": posted.letter.id(), "file": posted.file, "line": posted.line, "letter": posted.letter });
+            let (id, letter) = (posted.letter.id(), &posted.letter);
+            let line = serde_json::json!({ "id": id, "file": posted.file, "line": posted.line, "letter": letter });
             out.extend_from_slice(line.to_string().as_bytes());
             out.push(b'\n');
         }

@@ -14,7 +14,7 @@
 //! | I10 | liveness: without faults everything ends | | `Life::peace` of the swarm, `Sim::drain` |
 //! | I11 | one holder of a permit per shard and epoch | `Store::check_permit` | |
 //! | I12 | at most two open epochs; open slices fit the budget | `Files::open`, `OpenFiles::hold` | |
-//! | I13 | a sink is given what is published, newer versions win, one content each | `Store::sink_takes`, `Store::update_feed` | |
+//! | I13 | a sink is given what is published, one content per version | `Store::sink_takes`, `Store::update_feed` | |
 //! | I14 | a sink shows the newest revisions and nothing else; every letter came | `Store::sink_receives` | `check_sinks` |
 //!
 //! Owns: the comparison of everything visible with everything that came in. Does not own: the rules that hold at every change

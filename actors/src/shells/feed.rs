@@ -31,8 +31,8 @@ mod letters;
 
 /// Tries of one row's CAS while the row stands unchanged.
 const SWAPS_MAX: u32 = 10;
-/// When a draining run ends: a sink that fails so often in a row, for about two minutes, is left behind. It gets the rest from the
-/// next run.
+/// When a draining run ends: a sink that fails so often in a row, for about two minutes, is left behind. The next run gives it
+/// the rest.
 const LAST_TRIES: u32 = 32;
 /// How often a sink that has nothing to do looks whether it is behind.
 const LOOK: Duration = Duration::from_secs(1);

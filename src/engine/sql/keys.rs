@@ -91,7 +91,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_left_is_the_difference_of_two_sets(mine in rows(), more in rows(), theirs in rows()) {
-            let set = |rows: &[(Option<String>, Option<f64>)]| -> BTreeSet<String> { rows.iter().map(|row| format!("{row:?}")).collect() };
+            let told = |row: &(Option<String>, Option<f64>)| format!("{row:?}");
+            let set = |rows: &[(Option<String>, Option<f64>)]| -> BTreeSet<String> { rows.iter().map(told).collect() };
             let left = without(&[batch(&mine), batch(&more)], &[batch(&theirs)]).expect("compares");
             let all: Vec<_> = mine.iter().chain(&more).cloned().collect();
             let expected: Vec<String> = set(&all).difference(&set(&theirs)).cloned().collect();

@@ -69,6 +69,7 @@ pub mod engine {
 /// Rows, objects and tables on a local disk.
 pub mod store {
     pub mod blobs;
+    pub mod bucket;
     pub mod data_files;
     pub mod deaths;
     pub(crate) mod disk;

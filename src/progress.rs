@@ -20,14 +20,16 @@ pub enum Unit {
     Records,
     /// Bytes.
     Bytes,
+    /// Files.
+    Files,
 }
 
 impl Unit {
     /// The number alone where the total behind it names the unit.
     fn part(self, amount: u64, of: Option<u64>) -> String {
         match (self, of) {
-            (Self::Records, Some(_)) => human::count(amount),
-            (Self::Records | Self::Bytes, _) => self.show(amount),
+            (Self::Records | Self::Files, Some(_)) => human::count(amount),
+            (Self::Records | Self::Bytes | Self::Files, _) => self.show(amount),
         }
     }
 
@@ -35,6 +37,7 @@ impl Unit {
         match self {
             Self::Records => format!("{} records", human::count(amount)),
             Self::Bytes => human::bytes(amount),
+            Self::Files => format!("{} files", human::count(amount)),
         }
     }
 }
@@ -153,7 +156,7 @@ impl Progress {
 
 fn bar(label: &str, unit: Unit, total: Option<u64>) -> ProgressBar {
     let (position, length, rate) = match unit {
-        Unit::Records => ("{human_pos}", "{human_len}", "{per_sec}"),
+        Unit::Records | Unit::Files => ("{human_pos}", "{human_len}", "{per_sec}"),
         Unit::Bytes => ("{binary_bytes}", "{binary_total_bytes}", "{binary_bytes_per_sec}"),
     };
     let template = match total {

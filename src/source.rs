@@ -35,12 +35,7 @@ impl Source {
                 EmbeddedStream::open_or_create(&root, &stream.name, stream.shards as usize, clock).map(Self::Embedded)
             }
             StreamKind::Kinesis => {
-                let aws = ClientSettings {
-                    region: settings.aws.region.clone(),
-                    endpoint: settings.aws.endpoint.clone(),
-                    ..ClientSettings::default()
-                };
-                let config = run::block_on(client::load(&aws))??;
+                let config = run::block_on(client::load(&client(settings)))??;
                 let api = SdkApi::new(aws_sdk_kinesis::Client::new(&config), stream.name.as_str());
                 let reading = kinesis::Settings { reads_a_second: stream.reads_per_second, ..kinesis::Settings::default() };
                 let stream = KinesisStream::new(&stream.name, Arc::new(api), AwsRuntime::start()?, clock, reading);
@@ -77,6 +72,12 @@ impl Source {
         }
         Ok(Some(sum))
     }
+}
+
+/// How AWS is reached.
+pub fn client(settings: &Settings) -> ClientSettings {
+    let (region, endpoint) = (settings.aws.region.clone(), settings.aws.endpoint.clone());
+    ClientSettings { region, endpoint, ..ClientSettings::default() }
 }
 
 /// Where shards begin that no run has seen. "Latest" is the moment when the data directory was made, the same at every start: to

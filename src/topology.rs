@@ -1,9 +1,8 @@
-//! From settings to components: the only file that knows every adapter.
+//! From settings to components: here and in `stores` alone every adapter is known.
 //!
-//! Owns: which implementation stands behind which port, and with which settings. Does not own: the settings (settings), the
-//! life of the process (run), any decision at run time.
+//! Owns: the compiled pipeline file, and everything a pipeline runs on. Does not own: the stores behind it (stores), the settings
+//! (settings), the life of the process (run), any decision at run time.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -15,7 +14,7 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::window::Windowing;
 use sluicebox_actors::pipeline::{Parts, PipelineConfig};
-use sluicebox_actors::ports::{Clock, Engine, GoldSink, LetterSink, Rows};
+use sluicebox_actors::ports::{Clock, Engine, GoldSink, LetterSink};
 use sluicebox_actors::shells::feed::{GoldOutlet, LetterOutlet, Sinks};
 use sluicebox_actors::shells::shard::FetchLimits;
 use sluicebox_actors::toolkit::board::Board;
@@ -28,21 +27,14 @@ use crate::engine::glue::{DecoderFactory, SqlEngine};
 use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
-use crate::engine::sql::spill::MergeMemory;
-use crate::read::audit::recompute::Recompute;
-use crate::read::sources::Sources;
 use crate::settings::problem::nearest;
-use crate::settings::{self, FieldPath, FileFormat, Loaded, OnBacklog, Problem, Settings, SettingsError, Sink, SinkKind, Takes};
+use crate::settings::{self, FieldPath, Loaded, OnBacklog, Problem, Settings, SettingsError, Sink, SinkKind, Takes};
 use crate::source::{self, Source};
-use crate::store::blobs::DiskBlobs;
-use crate::store::gold_files::DiskGoldFiles;
-use crate::store::home::{Home, RunLock};
-use crate::store::ledger_files::DiskLedgerFiles;
-use crate::store::outputs::{DiskOutputs, OutputOptions};
-use crate::store::row_file::Format;
-use crate::store::rows::SqliteRows;
 use crate::store::sink_files::FileSink;
-use crate::store::tables;
+
+pub mod stores;
+
+pub use stores::Stores;
 
 /// Pause after a read of the embedded stream that found nothing.
 const POLL_US: i64 = 100_000;
@@ -170,96 +162,22 @@ fn sql_problem(loaded: &Loaded, error: SqlError) -> Problem {
     Problem::new(format!("`{}`: {}", error.statement, error.message)).at(place).help(error.remedy)
 }
 
-/// A data directory with the stores in it.
-pub struct Stores {
-    /// The directory.
-    pub home: Home,
-    /// Rows.
-    pub rows: Arc<SqliteRows>,
-    /// Objects.
-    pub blobs: Arc<DiskBlobs>,
-    /// The table `ledger`.
-    pub ledger: Arc<DiskLedgerFiles>,
-}
-
-impl Stores {
-    /// Opens or makes a directory for a run, and takes it: nothing is opened for writing in a directory that another run holds.
-    pub fn for_run(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<(Self, RunLock)> {
-        let home = Home::open_or_create(data, &settings.pipeline.name, clock)?;
-        let lock = home.lock_for_run()?;
-        let rows = SqliteRows::open(&home)?;
-        Ok((Self::with(home, rows), lock))
-    }
-
-    /// Opens a directory for looking only.
-    pub fn for_reading(data: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
-        let home = Home::open(data, clock)?;
-        let rows = SqliteRows::open_read_only(&home)?;
-        Ok(Self::with(home, rows))
-    }
-
-    fn with(home: Home, rows: SqliteRows) -> Self {
-        let (blobs, ledger) = (Arc::new(DiskBlobs::new(&home)), Arc::new(DiskLedgerFiles::new(&home)));
-        Self { home, rows: Arc::new(rows), blobs, ledger }
-    }
-
-    /// What the read side looks at.
-    pub fn sources(&self) -> Sources {
-        Sources {
-            data: self.home.data().to_path_buf(),
-            rows: self.rows.clone() as Arc<dyn Rows>,
-            blobs: self.blobs.clone(),
-            ledger: self.ledger.clone(),
-        }
-    }
-
-    /// The same engine with the settings' memory for its merges, and this directory for what doesn't fit into it.
-    pub fn merging(&self, engine: &SqlEngine, settings: &Settings) -> Arc<SqlEngine> {
-        let disk = self.home.disk().clone();
-        let memory = MergeMemory::new(settings.limits.merge_memory.as_usize(), Arc::new(move || disk.nameless()));
-        Arc::new(engine.merging_within(memory))
-    }
-
-    /// What computes Gold once more for the audit.
-    pub fn recompute(&self, loaded: &Loaded, compiled: &Compiled) -> Recompute {
-        Recompute {
-            engine: self.merging(&compiled.engine, &loaded.settings),
-            gold: Arc::new(DiskGoldFiles::new(&self.home, Format::Parquet)),
-            silver: Some(compiled.engine.silver_schema().clone()),
-            fingerprint: Some(loaded.fingerprint()),
-        }
-    }
-}
-
-/// Refuses to go on with a Gold table whose states mean something else than those that are stored.
-pub fn check_tables(loaded: &Loaded, compiled: &Compiled, home: &Home) -> Result<Result<(), SettingsError>> {
-    let plans = compiled.engine.gold_plans().iter();
-    let meanings: Vec<_> = plans.map(|plan| (plan.table().name.as_ref(), plan.meaning().to_owned())).collect();
-    let changed = tables::changed(home, &meanings)?;
-    let problem = |name: &&str| {
-        let message = format!("`gold.{name}`: this directory holds windows of the table under another statement");
-        let help = format!(
-            "name the changed table anew, such as `{name}_2`: it begins with the records that are not committed yet; or start in \
-             another directory with --data"
-        );
-        Problem::new(message).at(loaded.place_of(&format!("gold.{name}.sql"))).help(help)
-    };
-    let problems: Vec<_> = changed.iter().map(problem).collect();
-    Ok(if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) })
-}
-
 /// Everything a pipeline runs on.
 pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Source, clock: Arc<dyn Clock>, drain: bool) -> Parts {
     let settings = &loaded.settings;
     let run = clock.random();
-    let identity = stores.home.identity();
+    let identity = stores.identity();
     let postmark = Postmark {
         fingerprint: loaded.fingerprint().into(),
         version: env!("CARGO_PKG_VERSION").into(),
         request_id: format!("{run:016x}").into(),
     };
     let config = PipelineConfig {
-        owner: format!("{}:{}", crate::run::host_name(), std::process::id()),
+        // In a fleet no two processes ever have the same.
+        owner: match stores.fleet() {
+            Some(_) => format!("{}:{}:{run:016x}", crate::run::host_name(), std::process::id()),
+            None => format!("{}:{}", crate::run::host_name(), std::process::id()),
+        },
         pipeline: identity.pipeline.clone(),
         created_us: identity.created_us,
         postmark,
@@ -280,25 +198,18 @@ pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Sour
         },
         start: source::start(settings.stream.start, identity.created_us),
     };
-    let options = OutputOptions {
-        bronze: format(settings.bronze.format),
-        silver: format(settings.silver.format),
-        partition_by: settings.silver.partition_by.clone(),
-        open_files: settings.limits.open_files as usize,
-        ..OutputOptions::default()
-    };
     Parts {
         stream: stream.port(),
         rows: stores.rows.clone(),
         blobs: stores.blobs.clone(),
-        outputs: Arc::new(DiskOutputs::new(&stores.home, options)),
-        gold_files: Arc::new(DiskGoldFiles::new(&stores.home, Format::Parquet)),
+        outputs: stores.outputs(settings),
+        gold_files: stores.gold_files(),
         ledger: stores.ledger.clone(),
         sinks: Sinks::default(),
         engine: stores.merging(engine, settings),
         clock,
         board: Arc::new(Board::default()),
-        fleet: None,
+        fleet: stores.fleet(),
         config: Arc::new(config),
     }
 }
@@ -373,13 +284,5 @@ fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
             share: settings.breaker.share,
             window: u64::from(settings.breaker.window),
         },
-    }
-}
-
-fn format(format: FileFormat) -> Format {
-    match format {
-        FileFormat::Parquet => Format::Parquet,
-        FileFormat::Ndjson => Format::Ndjson,
-        FileFormat::NdjsonGzip => Format::NdjsonGzip,
     }
 }

@@ -30,6 +30,7 @@ mod malformed;
 mod merge;
 mod recorded;
 mod settings;
+mod shared;
 mod side_by_side;
 mod simulated;
 mod sinks;

@@ -55,15 +55,17 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
     let (mut history, mut newest, mut published) = (History::default(), None, 0);
     if let Some(object) = &row.object {
-        let header = match read(blobs, object).await {
-            Ok(object) => object.header,
+        let epoch = match read(blobs, object).await {
+            Ok(epoch) => epoch,
             Err(fault) => return Err(damage_or_fence(rows, &row, fault).await),
         };
+        let pending = epoch.pending()?;
+        let header = epoch.header;
         if header.epoch != row.epoch || header.shard != row.shard || header.to != row.position {
             return Err(Fault::corrupt(format!("the newest epoch object of {shard} does not belong to its row: {}", object.key)));
         }
-        for output in &header.pending {
-            outputs.publish(permit, output).await?;
+        for held in &pending {
+            outputs.publish(permit, held).await?;
             published += 1;
             crash::pass("takeover.after_publish");
         }

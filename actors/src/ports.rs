@@ -9,7 +9,7 @@ use arrow_array::{BooleanArray, RecordBatch};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::model::epoch::{LedgerLine, PendingOutput};
+use crate::model::epoch::{HeldOutput, LedgerLine, PendingOutput};
 use crate::model::fault::{Fault, Result};
 use crate::model::feed::FeedRow;
 use crate::model::letter::{Letter, Rejection};
@@ -181,9 +181,14 @@ pub trait Outputs: Send + Sync {
     fn data_files(&self, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<dyn DataFiles>>;
     /// The letter file of one epoch of one shard.
     fn letter_file(&self, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<dyn LetterFile>>;
+    /// Brings staged files to where any later owner of the shard finds them, still invisible. Where all owners share one disk
+    /// they are there already.
+    async fn hold(&self, staged: Vec<PendingOutput>) -> Result<Vec<HeldOutput>> {
+        Ok(staged.into_iter().map(HeldOutput::from).collect())
+    }
     /// Makes one staged file visible. Idempotent: an output that is already visible with the same hash is fine; one that is
-    /// neither staged nor visible is `Corrupt` (`output_lost`).
-    async fn publish(&self, permit: CommitPermit, output: &PendingOutput) -> Result<()>;
+    /// neither held nor visible is `Corrupt` (`output_lost`).
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()>;
     /// Deletes staged files of this shard that no pending output names; the number deleted.
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64>;
     /// Bytes of a visible file from `offset` on, at most so many and, before its end, at least one; none = it is not visible yet.

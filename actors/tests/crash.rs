@@ -157,7 +157,7 @@ fn of_two_workers_with_one_name_that_take_a_shard_at_once_only_one_has_it() {
         let process = Process::new(sim.store.clone(), plan, Keep::Everything, 1 << 20);
         async move {
             tokio::time::sleep(after).await;
-            let files = Files(process.clone());
+            let files = Files::on_one_disk(&process);
             let taken = take_over(process.as_ref(), process.as_ref(), &files, process.as_ref(), &shard_id(0), "same:1").await;
             taken.map(|taken| taken.row)
         }

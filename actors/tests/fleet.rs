@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use sluicebox_sim::coverage::Coverage;
 use sluicebox_sim::plan::{Act, Op, Plan, Rng};
-use sluicebox_sim::sim::{End, Script, Sim, quietly, stop_after};
+use sluicebox_sim::sim::{End, Script, Sim, Tools, quietly, stop_after};
 use sluicebox_sim::swarm::Arena;
 use sluicebox_sim::trace::Keep;
 use sluicebox_sim::truth::SECOND;
@@ -38,6 +38,32 @@ fn hundreds_of_random_fleets_lose_and_double_nothing_and_meet_what_they_are_for(
         "a stale commit is refused",
         "takeover beside a process that lives",
         "a child opens",
+    ] {
+        assert!(met.marks.contains_key(situation), "it never happens that {situation}:\n{met}");
+    }
+}
+
+/// As on AWS: whoever takes a shard over finds of its last owner what that one put into the store, and nothing else.
+#[test]
+fn random_fleets_that_share_no_disk_lose_and_double_nothing() {
+    let met = Mutex::new(Coverage::default());
+    for_each_below(SEEDS / 2, |seed| {
+        let arena = Arena { tools: Tools::apart(), ..Arena::default() };
+        let survived = arena.survive_fleet(1_000_000 + seed).map_err(|failure| failure.to_string())?;
+        met.lock().unwrap().add(&survived.coverage);
+        Ok(())
+    });
+    let met = met.into_inner().unwrap();
+    for fault in ["error before", "answer lost", "twice"] {
+        assert!(met.times(Op::Hold, fault) > 0, "no seed meets {fault}:\n{met}");
+    }
+    let crashes = ["crash before", "crash after", "arrives after crash"].map(|fault| met.times(Op::Hold, fault));
+    assert!(crashes.iter().sum::<u64>() > 0, "no process dies at it:\n{met}");
+    for situation in [
+        "a file is held in its epoch object",
+        "a file is held as an upload",
+        "a file is published by its owner's successor",
+        "a file is published again",
     ] {
         assert!(met.marks.contains_key(situation), "it never happens that {situation}:\n{met}");
     }

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use sluicebox_sim::coverage::Coverage;
 use sluicebox_sim::plan::{ALONE, OPS, Op};
+use sluicebox_sim::sim::Tools;
 use sluicebox_sim::swarm::{Arena, survive};
 use sluicebox_sim::trace::Keep;
 
@@ -72,6 +73,14 @@ const SITUATIONS: [&str; 26] = [
     "takeover, some files visible",
     "window revised",
 ];
+
+#[test]
+fn random_worlds_whose_processes_share_no_disk_lose_and_double_nothing() {
+    for_each_below(SEEDS / 4, |seed| {
+        let arena = Arena { tools: Tools::apart(), ..Arena::default() };
+        arena.survive(3_000_000 + seed).map(|_| ()).map_err(|failure| failure.to_string())
+    });
+}
 
 #[test]
 fn the_same_seed_gives_the_same_trace_to_the_last_operation() {

@@ -27,3 +27,21 @@ fn every_operation_of_two_workers_goes_wrong_in_every_way_and_nothing_is_lost_or
     for_each_below(one.operations * acts, |n| survives(&tools, Some((n / acts, ACTS[(n % acts) as usize])), None));
     for_each_below(two.operations * acts, |n| survives(&tools, None, Some((n / acts, ACTS[(n % acts) as usize]))));
 }
+
+#[test]
+fn the_same_holds_where_workers_share_no_disk() {
+    let tools = Tools::apart();
+    let sim = world(&tools);
+    let (one, two) = both(&sim, None, None);
+    ended_well("first", &one, None).unwrap();
+    ended_well("second", &two, None).unwrap();
+    assert!(one.counts[&Op::Hold] >= 2 && two.counts[&Op::Hold] >= 4, "both hold files where the other finds them");
+    for held in ["a file is held in its epoch object", "a file is held as an upload"] {
+        assert!(sim.store().marks.contains_key(held), "{held}: {:?}", sim.store().marks);
+    }
+    let acts = ACTS.len() as u64;
+    // Every other operation, each kind of fault: the whole sweep runs above.
+    let fault = |n: u64| Some((2 * (n / acts) + n % 2, ACTS[(n % acts) as usize]));
+    for_each_below(one.operations / 2 * acts, |n| survives(&tools, fault(n), None));
+    for_each_below(two.operations / 2 * acts, |n| survives(&tools, None, fault(n)));
+}

@@ -43,13 +43,14 @@ pub fn check(object: &EpochObject) {
     let bodies: Vec<SegmentBody> = object.header.segments.iter().filter_map(body).collect();
     let mut header = object.header.clone();
     // Refused where a segment has no ordinal.
-    let Ok(data) = encode(&mut header, &bodies) else { return };
+    let held = object.pending().unwrap_or_default();
+    let Ok(data) = encode(&mut header, &bodies, &held) else { return };
     let back = EpochObject::decode(&data).expect("what was written is read");
     assert_eq!(back.header, header);
     assert_eq!(back.header.segments.len(), bodies.len());
     for (segment, written) in back.header.segments.iter().zip(&bodies) {
         assert_eq!(back.segment(segment).expect("it was written"), written.body);
     }
-    let again = encode(&mut back.header.clone(), &bodies).expect("it was written once");
+    let again = encode(&mut back.header.clone(), &bodies, &held).expect("it was written once");
     assert_eq!(again, data, "written twice, two objects");
 }

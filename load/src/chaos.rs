@@ -5,6 +5,7 @@
 mod aftermath;
 mod attacks;
 mod dice;
+pub(crate) mod fleet;
 mod fold;
 mod input;
 mod oracle;
@@ -95,7 +96,7 @@ pub(crate) fn chaos(args: &Chaos) -> anyhow::Result<bool> {
     if let Some(wrong) = producer.finish(&sandbox)? {
         tally.differ(wrong);
     }
-    oracle::settle(&sandbox, &input, &producer.known, &mut tally)?;
+    oracle::settle(&sandbox, &sandbox.data().join("stream"), &input, &producer.known, &mut tally)?;
     tally.print(producer.puts, (clock.now_us() - began_us) as f64 / 1e6);
     if tally.is_good() && !args.keep {
         std::fs::remove_dir_all(&sandbox.folder)?;

@@ -33,6 +33,8 @@ enum Verb {
     Measure(measure::Measure),
     /// Kills a sluicebox binary again and again beside a producer, then compares all tables with a fold of its own
     Chaos(chaos::Chaos),
+    /// Attacks workers that share a stream, a bucket and a table, then compares all tables with a fold of its own
+    Fleet(chaos::fleet::Fleet),
     /// Runs the pipeline in a simulated world under random faults, seed after seed, and prints what the seeds met
     Simulate(simulate::Simulate),
 }
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
         Verb::Keys(args) => keys::keys(&args).map(|()| true),
         Verb::Measure(args) => measure::measure(&args),
         Verb::Chaos(args) => chaos::chaos(&args),
+        Verb::Fleet(args) => chaos::fleet::fleet(&args),
         Verb::Simulate(args) => simulate::simulate(&args, &mut std::io::stdout()),
     };
     match done {

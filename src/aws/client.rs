@@ -112,6 +112,11 @@ impl AwsRuntime {
         Self { handle: Handle::current(), owned: None }
     }
 
+    /// For whatever must run on these threads by itself.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
     /// Runs a future there and waits for what it brings. A caller that stops waiting ends it.
     pub async fn run<T, F>(&self, future: F) -> Result<T>
     where

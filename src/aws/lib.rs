@@ -1,6 +1,7 @@
 //! AWS behind the ports: a package of its own, so that a change here does not build the SQL engine again.
 
 pub mod client;
+pub mod connect;
 pub mod error;
 
 /// Rows in DynamoDB.

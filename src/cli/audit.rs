@@ -14,6 +14,7 @@ use crate::read::audit::pass::Audit;
 use crate::read::audit::report::Report;
 use crate::run;
 use crate::settings::Loaded;
+use crate::store::home::VISIBLE;
 use crate::topology::{self, Compiled, Stores};
 
 /// Flags of `audit`.
@@ -28,7 +29,7 @@ pub struct AuditArgs {
 pub fn run(args: AuditArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
     let compiled = topology::compile(&loaded)?;
-    let stores = Stores::for_reading(context.data(), context.clock())?;
+    let stores = Stores::for_looking(context.data(), Some(&loaded.settings), &VISIBLE, context.clock())?;
     let report = report(&loaded, &compiled, &stores, args.quick, context)?;
     print(&report, context)?;
     Ok(if report.ok() { Exit::Good } else { Exit::Found })

@@ -2,11 +2,15 @@
 //!
 //! Owns: its flags. Does not own: reading letters (read).
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 
 use super::{CliError, Context, Exit};
 use crate::output::Table;
 use crate::read::letters::{self, Filter};
+use crate::settings::StoreKind;
+use crate::topology::Stores;
 
 /// Letters that one `show` prints at most: a record too late for several tables has several.
 const LETTERS_MAX: usize = 64;
@@ -58,7 +62,7 @@ pub fn run(verb: DlqVerb, context: &Context) -> Result<Exit, CliError> {
 
 fn list(args: LsArgs, context: &Context) -> Result<Exit, CliError> {
     let filter = Filter { stage: args.stage, reason: args.reason, shard: args.shard, since_us: None, limit: args.limit };
-    let batch = letters::batch(&letters::list(context.data(), &filter)?)?;
+    let batch = letters::batch(&letters::list(&tables(context)?, &filter)?)?;
     let mut output = context.output();
     let mut printer = output.batches(batch.schema());
     printer.print(&batch)?;
@@ -66,8 +70,19 @@ fn list(args: LsArgs, context: &Context) -> Result<Exit, CliError> {
     Ok(Exit::Good)
 }
 
+/// Where letters lie on this disk: in the data directory, or as copies of a bucket's.
+fn tables(context: &Context) -> Result<PathBuf, CliError> {
+    match context.load().ok().filter(|loaded| loaded.settings.store.kind == StoreKind::Aws) {
+        Some(loaded) => {
+            let stores = Stores::for_looking(context.data(), Some(&loaded.settings), &["dlq"], context.clock())?;
+            Ok(stores.tables_at())
+        }
+        None => Ok(context.data().to_path_buf()),
+    }
+}
+
 fn show(args: &ShowArgs, context: &Context) -> Result<Exit, CliError> {
-    let found = letters::show(context.data(), &args.id, LETTERS_MAX)?;
+    let found = letters::show(&tables(context)?, &args.id, LETTERS_MAX)?;
     if found.is_empty() {
         return Err(CliError::failed(format!("no letter `{}`", args.id), "`sluicebox dlq ls` names them"));
     }

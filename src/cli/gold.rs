@@ -34,7 +34,9 @@ pub struct GoldArgs {
 
 /// Prints a table's rows, its windows, or which tables there are.
 pub fn run(args: GoldArgs, context: &Context) -> Result<Exit, CliError> {
-    let stores = Stores::for_reading(context.data(), context.clock())?;
+    let loaded = context.load().ok();
+    let settings = loaded.as_ref().map(|loaded| &loaded.settings);
+    let stores = Stores::for_looking(context.data(), settings, &["gold_windows"], context.clock())?;
     let range = Range { from_us: time(args.since.as_deref())?, to_us: time(args.until.as_deref())?, last: None };
     let schemas = schemas(context);
     run::block_on(async {

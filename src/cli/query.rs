@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use super::{CliError, Context, Exit};
 use crate::read::query::{Answer, Catalog};
 use crate::run;
+use crate::store::home::VISIBLE;
 use crate::topology::{self, Stores};
 
 /// Flags of `query`.
@@ -24,13 +25,21 @@ pub struct QueryArgs {
 
 /// Runs the statement over what is published.
 pub fn run(args: QueryArgs, context: &Context) -> Result<Exit, CliError> {
-    let stores = Stores::for_reading(context.data(), context.clock())?;
     let sql = if args.sql == "-" { std::io::read_to_string(std::io::stdin())? } else { args.sql };
+    let loaded = context.load().ok();
+    let settings = loaded.as_ref().map(|loaded| &loaded.settings);
+    let stores = Stores::for_looking(context.data(), settings, &folders(&sql), context.clock())?;
     let catalog = Catalog::new(stores.sources(), schemas(context));
     run::block_on(async {
         let answer = catalog.query(&sql).await?;
         print(context, answer, args.limit).await
     })?
+}
+
+/// Folders of tables that a statement may be about: whatever it mentions.
+fn folders(sql: &str) -> Vec<&'static str> {
+    let sql = sql.to_lowercase();
+    VISIBLE.into_iter().filter(|folder| sql.contains(folder)).collect()
 }
 
 /// The tables' columns, where the pipeline file can be read; a directory can be looked at without it.

@@ -5,7 +5,6 @@
 use clap::Args;
 use sluicebox_actors::model::ledger::Counts;
 use sluicebox_actors::pipeline::Outcome;
-use sluicebox_actors::ports::Rows;
 use sluicebox_actors::toolkit::board::Board;
 
 use super::{CliError, Context, Exit, trial};
@@ -47,7 +46,7 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let settings = &loaded.settings;
     let compiled = topology::compile(loaded)?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
-    topology::check_tables(loaded, &compiled, &stores.home)??;
+    stores.check_tables(loaded, &compiled)??;
     let stream = Source::open(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
     let rows = run::block_on(stores.rows.shards())??;

@@ -17,7 +17,7 @@ pub struct ShardsArgs {}
 /// One line a shard.
 pub fn run(_: ShardsArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
-    let stores = Stores::for_reading(context.data(), context.clock())?;
+    let stores = Stores::for_looking(context.data(), Some(&loaded.settings), &[], context.clock())?;
     let stream = Source::open(context.data(), &loaded.settings, context.clock())?.port();
     let now_us = context.clock().now_us();
     let batch = run::block_on(async { shards::batch(&shards::view(&stores.sources(), Some(stream.as_ref()), now_us).await?) })??;

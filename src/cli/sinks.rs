@@ -17,7 +17,7 @@ pub struct SinksArgs {}
 /// One line a sink and Gold table, or a sink and shard.
 pub fn run(_: SinksArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
-    let stores = Stores::for_reading(context.data(), context.clock())?;
+    let stores = Stores::for_looking(context.data(), Some(&loaded.settings), &[], context.clock())?;
     let (named, now_us) = (named(&loaded.settings), context.clock().now_us());
     let batch = run::block_on(async { sinks::batch(&sinks::view(&stores.sources(), &named, now_us).await?) })??;
     let mut output = context.output();

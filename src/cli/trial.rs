@@ -9,7 +9,7 @@ use clap::Args;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::{Sequence, ShardId};
 use sluicebox_actors::model::row::ShardRow;
-use sluicebox_actors::ports::{Rows, Stream};
+use sluicebox_actors::ports::Stream;
 
 use super::{CliError, Context, Exit};
 use crate::engine::condemned::REASON;
@@ -36,7 +36,7 @@ pub struct TrialArgs {
 /// Tries some records and has no effect; whether the process survives it is the answer.
 pub fn run(args: TrialArgs, context: &Context) -> Result<Exit, CliError> {
     let loaded = context.load()?;
-    let stores = Stores::for_reading(context.data(), context.clock())?;
+    let stores = Stores::for_looking(context.data(), Some(&loaded.settings), &[], context.clock())?;
     let stream = Source::open(context.data(), &loaded.settings, context.clock())?.port();
     let engine = topology::compile(&loaded)?.engine.stepping_around(deaths::condemned_in(&stores.home)?);
     let shard = ShardId::new(args.shard);

@@ -70,7 +70,7 @@ pub struct Behind {
 
 /// All shards, by name, as of `now_us`. With a stream, what lies behind is told and shards without a row are listed too.
 pub async fn view(sources: &Sources, stream: Option<&dyn Stream>, now_us: i64) -> Result<Vec<ShardView>> {
-    let data = sources.data.clone();
+    let data = sources.worker.clone();
     let mut status = blocking(move || RunStatus::read(&data)).await?;
     if let Some(status) = status.as_mut().filter(|status| !status.is_of_the_living(now_us)) {
         for shard in &mut status.shards {

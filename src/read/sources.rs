@@ -14,8 +14,10 @@ use sluicebox_actors::ports::{Blobs, LedgerFiles, Rows};
 /// Everything the read side may look at. Nothing of it is ever written.
 #[derive(Clone)]
 pub struct Sources {
-    /// The data directory: `bronze`, `silver`, `gold`, `gold_windows`, `dlq` and `state` lie in it.
+    /// The data directory, or up-to-date copies of tables that lie elsewhere: `bronze`, `silver`, `gold`, `gold_windows`, `dlq`.
     pub data: PathBuf,
+    /// Where a run on this machine says how it is doing: the same, unless the tables are copies.
+    pub worker: PathBuf,
     /// Rows of shards and windows.
     pub rows: Arc<dyn Rows>,
     /// Epoch objects and Gold contents.

@@ -1,4 +1,4 @@
-//! Immutable objects as files under `state/blobs/`.
+//! Immutable objects as files: epoch objects and their like under `state/blobs/`, tables of immutable files under the root.
 //!
 //! Owns: create-only writes, reads, lists and deletes by key. Does not own: what an object holds, when it may go (machines).
 
@@ -19,17 +19,23 @@ const ROOT: &str = "state/blobs";
 #[derive(Clone)]
 pub struct DiskBlobs {
     disk: Arc<Disk>,
+    root: &'static str,
 }
 
 impl DiskBlobs {
-    /// The objects of this directory.
+    /// The objects of this directory's state.
     pub fn new(home: &Home) -> Self {
-        Self { disk: home.disk().clone() }
+        Self { disk: home.disk().clone(), root: ROOT }
+    }
+
+    /// Files that readers see, and that are never changed.
+    pub fn of_tables(home: &Home) -> Self {
+        Self { disk: home.disk().clone(), root: "" }
     }
 
     fn path(&self, key: &str) -> Result<std::path::PathBuf> {
         disk::check_key(key, Kind::Bug)?;
-        Ok(self.disk.root().join(ROOT).join(key))
+        Ok(self.disk.root().join(self.root).join(key))
     }
 }
 
@@ -51,10 +57,10 @@ impl Blobs for DiskBlobs {
     }
 
     async fn get(&self, key: &str) -> Result<Bytes> {
-        let (path, key) = (self.path(key)?, key.to_owned());
+        let (path, key, root) = (self.path(key)?, key.to_owned(), self.root);
         blocking(move || match disk::read(&path)? {
             Some(data) => Ok(data.into()),
-            None => Err(Fault::corrupt(format!("the object {key} is missing from {ROOT}: restore it"))),
+            None => Err(Fault::corrupt(format!("the object {key} is missing from {root}: restore it"))),
         })
         .await
     }
@@ -65,7 +71,7 @@ impl Blobs for DiskBlobs {
         if !folder.is_empty() {
             disk::check_key(folder, Kind::Bug)?;
         }
-        let (root, folder, prefix) = (self.disk.root().join(ROOT), folder.to_owned(), prefix.to_owned());
+        let (root, folder, prefix) = (self.disk.root().join(self.root), folder.to_owned(), prefix.to_owned());
         blocking(move || {
             let mut keys = Vec::new();
             let mut folders = vec![folder];

@@ -26,6 +26,16 @@ use super::row_file::{Format, RowFile};
 /// Row groups of an object, encoded.
 const ROW_GROUP_BYTES: usize = 64 << 20;
 
+/// The bytes of a window's object: a pure function of the batches.
+pub(crate) fn encode(format: Format, mut rows: Batches<'_>) -> Result<Bytes> {
+    let first = rows.next().ok_or_else(|| Fault::bug("a window without a batch"))??;
+    let mut file = RowFile::new(format, Vec::new(), &first, ROW_GROUP_BYTES)?;
+    for batch in std::iter::once(Ok(first)).chain(rows) {
+        file.write(&batch?)?;
+    }
+    Ok(file.finish()?.into())
+}
+
 /// The Gold files of one data directory. Cheap to clone; a run has one and its clones.
 #[derive(Clone)]
 pub struct DiskGoldFiles {
@@ -67,13 +77,8 @@ impl DiskGoldFiles {
 
 #[async_trait]
 impl GoldFiles for DiskGoldFiles {
-    fn encode(&self, _table: &str, mut rows: Batches<'_>) -> Result<Bytes> {
-        let first = rows.next().ok_or_else(|| Fault::bug("a window without a batch"))??;
-        let mut file = RowFile::new(self.format, Vec::new(), &first, ROW_GROUP_BYTES)?;
-        for batch in std::iter::once(Ok(first)).chain(rows) {
-            file.write(&batch?)?;
-        }
-        Ok(file.finish()?.into())
+    fn encode(&self, _table: &str, rows: Batches<'_>) -> Result<Bytes> {
+        encode(self.format, rows)
     }
 
     async fn publish(&self, permit: WindowPermit, row: &WindowRow, content: Bytes) -> Result<()> {
@@ -82,12 +87,17 @@ impl GoldFiles for DiskGoldFiles {
     }
 
     async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch> {
-        if self.format != Format::Parquet {
-            return Err(Fault::bug(format!("Gold table {table} is not Parquet: its rows can't be handed on")));
-        }
-        let table = table.to_owned();
-        blocking(move || rows(&table, content)).await
+        decode(self.format, table, content).await
     }
+}
+
+/// The rows of a window's object.
+pub(crate) async fn decode(format: Format, table: &str, content: Bytes) -> Result<RecordBatch> {
+    if format != Format::Parquet {
+        return Err(Fault::bug(format!("Gold table {table} is not Parquet: its rows can't be handed on")));
+    }
+    let table = table.to_owned();
+    blocking(move || rows(&table, content)).await
 }
 
 fn rows(table: &str, content: Bytes) -> Result<RecordBatch> {

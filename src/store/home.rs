@@ -22,7 +22,8 @@ const IDENTITY: &str = "state/identity.json";
 const MARKER: &str = ".sluicebox.json";
 const LOCK: &str = "state/run.lock";
 const ROWS: &str = "state/rows.db";
-const FORMAT: u32 = 1;
+/// Format of a directory or a bucket.
+pub const FORMAT: u32 = 1;
 
 /// Whose directory it is. State and output root both carry it; a rebuilt pipeline is a new one.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

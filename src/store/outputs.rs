@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::PendingOutput;
+use sluicebox_actors::model::epoch::{Held, HeldOutput, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs};
@@ -184,9 +184,15 @@ impl Outputs for DiskOutputs {
         Ok(Box::new(DiskLetterFile::new(self.staging(shard, lease_epoch, epoch)?, self.options.open_files)))
     }
 
-    async fn publish(&self, permit: CommitPermit, output: &PendingOutput) -> Result<()> {
-        let (this, output, (_, committed)) = (self.clone(), output.clone(), permit.stands_for());
-        blocking(move || this.publish_now(committed, &output)).await
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()> {
+        let (this, output, (_, committed)) = (self.clone(), held.output.clone(), permit.stands_for());
+        match output.held {
+            Held::File => blocking(move || this.publish_now(committed, &output)).await,
+            Held::Inline | Held::Upload { .. } => Err(Fault::config(format!(
+                "{} was staged for a bucket: run it with store.kind = \"aws\" once more, or name a new directory with --data",
+                output.path
+            ))),
+        }
     }
 
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
-use sluicebox_actors::model::epoch::{Hash, OutputClass, PendingOutput};
+use sluicebox_actors::model::epoch::{Hash, Held, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 
@@ -78,7 +78,7 @@ impl Staging {
     pub(crate) fn create(&mut self, class: OutputClass, within: &str, extension: &str) -> Result<(Ticket, StagedFile)> {
         let Self { shard, lease_epoch, epoch, random, next, .. } = self;
         let staged = format!("{STAGED}/{shard}/{epoch}-{lease_epoch}-{random}-{next}.{extension}");
-        let path = format!("{}/{within}/{shard}-{epoch:010}-{random}-{next}.{extension}", folder(class));
+        let path = format!("{}/{within}/{shard}-{epoch:010}-{lease_epoch}-{random}-{next}.{extension}", folder(class));
         *next += 1;
         let place = self.disk.path(&staged, Kind::Bug)?;
         self.disk.ensure_dir(disk::parent(&place)?)?;
@@ -98,6 +98,7 @@ impl Staging {
             rows,
             epoch: self.epoch,
             closed_because: because.to_owned(),
+            held: Held::File,
         })
     }
 
@@ -112,6 +113,13 @@ pub(crate) fn lease_and_epoch(name: &str) -> Option<(u64, u64)> {
     let mut parts = name.split('-');
     let (epoch, lease) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some((lease, epoch))
+}
+
+/// Lease and epoch out of the name under which a file of this shard is or will be seen; none if it is no file of this shard.
+pub(crate) fn visible_lease_and_epoch(name: &str, shard: &str) -> Option<(u64, u64)> {
+    let parts: Vec<&str> = name.strip_prefix(shard)?.strip_prefix('-')?.split('-').collect();
+    let [epoch, lease, _, _] = parts.as_slice() else { return None };
+    Some((lease.parse().ok()?, epoch.parse().ok()?))
 }
 
 /// A new file that hashes what goes through it. Unlike a `BufWriter` it writes nothing when it is dropped.

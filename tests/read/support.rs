@@ -16,7 +16,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use sluicebox::read::sources::{Sources, hour_folder};
 use sluicebox_actors::model::epoch::{
-    EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput, SegmentBody, WindowCounts, encode,
+    EpochHeader, EpochObject, Hash, Held, LedgerLine, ObjectRef, OutputClass, PendingOutput, SegmentBody, WindowCounts, encode,
 };
 use sluicebox_actors::model::ledger::{Counts, GoldCounts};
 use sluicebox_actors::model::letter::{Letter, Postmark, Rejection, Stage};
@@ -60,7 +60,7 @@ fn output(data: &Path, class: OutputClass, path: String, content: &[u8], rows: u
     write(data, &path, content);
     let staged = format!("state/staged/{}", path.replace('/', "-"));
     let (len, sha256) = (content.len() as u64, Hash::of(content));
-    PendingOutput { class, staged, path, len, sha256, rows: rows as u64, epoch, closed_because: "epoch".into() }
+    PendingOutput { class, staged, path, len, sha256, rows: rows as u64, epoch, closed_because: "epoch".into(), held: Held::File }
 }
 
 // ---------------------------------------------------------------- the run
@@ -98,6 +98,7 @@ impl World {
     pub(super) fn sources(&self) -> Sources {
         Sources {
             data: self.dir.path().to_owned(),
+            worker: self.dir.path().to_owned(),
             rows: self.rows.clone(),
             blobs: self.blobs.clone(),
             ledger: self.ledger.clone(),
@@ -331,8 +332,9 @@ impl<'a> ShardRun<'a> {
             ordinals: self.ordinals.clone(),
             pending: outputs.clone(),
             outputs,
+            inline: Vec::new(),
         };
-        let data = encode(&mut header, &bodies).unwrap();
+        let data = encode(&mut header, &bodies, &[]).unwrap();
         let key = format!("epochs/{shard}/{epoch:010}-1-00");
         self.row.object = Some(ObjectRef { key: key.clone(), len: data.len() as u64, sha256: Hash::of(&data) });
         self.world.blobs.put(&key, data).await.unwrap();
@@ -478,5 +480,5 @@ impl<'a> ShardRun<'a> {
 fn lost(header: &EpochHeader) -> Bytes {
     let mut header = header.clone();
     header.lease_epoch = 0;
-    encode(&mut header, &[]).unwrap()
+    encode(&mut header, &[], &[]).unwrap()
 }

@@ -65,7 +65,7 @@ pub(super) async fn damage_flip_counter(sources: &Sources, shard: &ShardId, epoc
     let bodies: Vec<SegmentBody> = bodies.collect();
     let mut header = object.header.clone();
     header.counts.silver += 1;
-    let data = encode(&mut header, &bodies).unwrap();
+    let data = encode(&mut header, &bodies, &[]).unwrap();
     sources.blobs.delete(&key).await.unwrap();
     sources.blobs.put(&key, data).await.unwrap();
 }
@@ -224,7 +224,7 @@ async fn recommitted(world: &World, epoch: u64, edit: impl Fn(&Path, &mut sluice
         rows: segment.rows,
         body: object.segment(segment).unwrap(),
     });
-    let data = encode(&mut header, &bodies.collect::<Vec<_>>()).unwrap();
+    let data = encode(&mut header, &bodies.collect::<Vec<_>>(), &[]).unwrap();
     let mut row = sources.rows.shard(&shard()).await.unwrap().unwrap();
     let newest = row.object.as_mut().unwrap();
     (newest.key, newest.len, newest.sha256) = ("epochs/shardId-1/0000000004-2-00".into(), data.len() as u64, Hash::of(&data));

@@ -17,7 +17,7 @@ use sluicebox::topology::Stores;
 use sluicebox_actors::history;
 use sluicebox_actors::model::fault::Kind;
 use sluicebox_actors::model::row::ShardRow;
-use sluicebox_actors::ports::{Blobs, Rows};
+use sluicebox_actors::ports::Blobs;
 use sluicebox_stream::embedded::{EmbeddedStream, PutRecord};
 
 use super::process::{ABORTED, Ran, Running, program};
@@ -69,12 +69,14 @@ const QUESTIONS: [(&str, &str); 4] = [
 pub(crate) struct Site {
     folder: tempfile::TempDir,
     settings: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Site {
     /// Without a stream.
     pub(crate) fn empty() -> Self {
-        Self { folder: tempfile::tempdir().unwrap(), settings: SETTINGS.iter().map(|set| (*set).to_owned()).collect() }
+        let settings = SETTINGS.iter().map(|set| (*set).to_owned()).collect();
+        Self { folder: tempfile::tempdir().unwrap(), settings, environment: Vec::new() }
     }
 
     /// With a stream of so many demo events, the same every time.
@@ -94,6 +96,12 @@ impl Site {
     /// One more setting; a later one goes before an earlier one.
     pub(crate) fn set(mut self, setting: &str) -> Self {
         self.settings.push(setting.to_owned());
+        self
+    }
+
+    /// One more variable in the environment of every verb.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -131,6 +139,7 @@ impl Site {
         for setting in &self.settings {
             command.args(["--set", setting]);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -211,7 +220,12 @@ impl Site {
         for folder in ["state/staged", "state/tmp"] {
             assert_eq!(files(&self.data().join(folder)), Vec::<PathBuf>::new(), "left over in {folder}");
         }
-        let gold = visible(&self.data(), "gold").unwrap().into_iter();
+        self.tables(&self.data())
+    }
+
+    /// The tables as the verbs show them, and Gold as it lies below this folder.
+    pub(crate) fn tables(&self, at: &Path) -> Evidence {
+        let gold = visible(at, "gold").unwrap().into_iter();
         let gold = gold.map(|file| (file.relative, std::fs::read(file.path).unwrap())).collect();
         let answer = |sql| self.ran(&["query", sql, "--format", "json"]).expect(0, sql).out;
         Evidence { gold, answers: QUESTIONS.iter().map(|(table, sql)| (*table, answer(sql))).collect() }

@@ -9,6 +9,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::coverage::Coverage;
+use crate::sim::Tools;
 use crate::swarm::{Arena, Failure};
 
 /// Seeds that a thread takes at once.
@@ -26,11 +27,13 @@ pub struct Command {
     pub tell: u64,
     /// Several workers share the shards of each world.
     pub fleet: bool,
+    /// Processes share no disk.
+    pub apart: bool,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false }
+        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false, apart: false }
     }
 }
 
@@ -42,7 +45,7 @@ struct Crowd {
 }
 
 impl Command {
-    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1`.
+    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1 --apart 1`.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut command = Self::default();
         for pair in arguments.chunks(2) {
@@ -55,8 +58,9 @@ impl Command {
                 "--minutes" => command.minutes = Some(number),
                 "--tell" => command.tell = number,
                 "--fleet" => command.fleet = number != 0,
+                "--apart" => command.apart = number != 0,
                 other => {
-                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet";
+                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet, --apart";
                     return Err(format!("unknown `{other}`; there are {known}"));
                 }
             }
@@ -97,9 +101,10 @@ impl Command {
             tell(
                 out,
                 &format!(
-                    "{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1{}\n",
+                    "{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1{}{}\n",
                     failure.seed,
-                    if self.fleet { " --fleet 1" } else { "" }
+                    if self.fleet { " --fleet 1" } else { "" },
+                    if self.apart { " --apart 1" } else { "" }
                 ),
             );
         }
@@ -107,7 +112,8 @@ impl Command {
     }
 
     fn take_part(&self, crowd: &Crowd) {
-        let (arena, end) = (Arena::telling(self.tell as usize), self.from.saturating_add(self.seeds));
+        let tools = if self.apart { Tools::apart() } else { Tools::default() };
+        let (arena, end) = (Arena { tools, ..Arena::telling(self.tell as usize) }, self.from.saturating_add(self.seeds));
         while !crowd.end.load(Ordering::Relaxed) {
             let first = crowd.next.fetch_add(AT_ONCE, Ordering::Relaxed);
             if first >= end {

@@ -13,7 +13,7 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::{Hash, OutputClass, PendingOutput};
+use sluicebox_actors::model::epoch::{Hash, Held, HeldOutput, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Letter;
 use sluicebox_actors::model::position::ShardId;
@@ -23,16 +23,33 @@ use sluicebox_actors::ports::{Batches, Clock, CommitPermit, DataFiles, LetterFil
 use crate::plan::{Flaw, Op};
 use crate::process::Process;
 use crate::sinks::letter_line;
-use crate::store::File;
+use crate::store::{File, Store};
 
 /// Bytes that one read of a file brings at most.
 const READ_MOST: usize = 1_000;
 
 /// A shared process as the port that makes files.
-pub struct Files(pub Arc<Process>);
+pub struct Files {
+    process: Arc<Process>,
+    /// Each process has a disk of its own, which is gone with it.
+    apart: bool,
+}
+
+impl Files {
+    /// On one disk that all processes share.
+    pub fn on_one_disk(process: &Arc<Process>) -> Self {
+        Self { process: process.clone(), apart: false }
+    }
+
+    /// On a disk of this process alone, as in a fleet.
+    pub fn apart(process: &Arc<Process>) -> Self {
+        Self { process: process.clone(), apart: true }
+    }
+}
 
 struct OpenFiles {
     process: Arc<Process>,
+    apart: bool,
     shard: ShardId,
     lease_epoch: u64,
     epoch: u64,
@@ -86,6 +103,7 @@ impl OpenFiles {
                 let text = if class == OutputClass::Dlq { Bytes::from(std::mem::take(&mut self.letters)) } else { Bytes::new() };
                 let len = lines.iter().map(|line| line.len() as u64).sum::<u64>();
                 let len = if class == OutputClass::Dlq { text.len() as u64 } else { len };
+                store.kept.texts.insert(path.clone(), text);
                 let file = File {
                     class,
                     shard: self.shard.clone(),
@@ -93,14 +111,15 @@ impl OpenFiles {
                     lease_epoch: self.lease_epoch,
                     lines,
                     sha256: sha256.clone(),
-                    text,
+                    only_of: self.apart.then_some(process.number),
                 };
                 if process.has(Flaw::OutputsPublishAtStaging) {
                     store.visible.insert(path.clone(), file.clone());
                 }
                 store.staged.insert(staged.clone(), file);
                 let closed_because = "epoch".to_owned();
-                outputs.push(PendingOutput { class, staged, path, len, sha256, rows, epoch: self.epoch, closed_because });
+                let (epoch, held) = (self.epoch, Held::File);
+                outputs.push(PendingOutput { class, staged, path, len, sha256, rows, epoch, closed_because, held });
             }
             Ok(outputs)
         })
@@ -166,15 +185,15 @@ impl LetterFile for OpenFiles {
 
 impl Files {
     fn open(&self, op: Op, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<OpenFiles>> {
-        self.0.now_op(op, format!("{shard} {epoch}"), |store| {
+        self.process.now_op(op, format!("{shard} {epoch}"), |store| {
             let row = store.rows.get(shard).cloned();
             // A row under a newer lease says nothing about the epochs of this owner.
             let at_most_two = row.is_none_or(|row| row.lease_epoch > lease_epoch || epoch <= row.epoch + 2);
             store.rule(at_most_two, || format!("{shard}: epoch {epoch} is written while two before it are open"));
             Ok(())
         })?;
-        let (process, shard, (lines, letters)) = (self.0.clone(), shard.clone(), Default::default());
-        Ok(Box::new(OpenFiles { process, shard, lease_epoch, epoch, lines, letters, buffered: 0, unwritten: 0 }))
+        let (process, apart, shard, (lines, letters)) = (self.process.clone(), self.apart, shard.clone(), Default::default());
+        Ok(Box::new(OpenFiles { process, apart, shard, lease_epoch, epoch, lines, letters, buffered: 0, unwritten: 0 }))
     }
 }
 
@@ -262,26 +281,36 @@ impl Outputs for Files {
         Ok(self.open(Op::LettersOpen, shard, lease_epoch, epoch)?)
     }
 
-    async fn publish(&self, permit: CommitPermit, output: &PendingOutput) -> Result<()> {
+    async fn hold(&self, staged: Vec<PendingOutput>) -> Result<Vec<HeldOutput>> {
+        if !self.apart {
+            return Ok(staged.into_iter().map(HeldOutput::from).collect());
+        }
+        let (what, who) = (staged.len(), self.process.number);
+        self.process.op(Op::Hold, what, move |store| store.hold(&staged, who)).await
+    }
+
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()> {
         let (lease, epoch) = permit.stands_for();
-        let (forget, pending, who) = (self.0.has(Flaw::OutputsForgetToPublish), output.clone(), self.0.number);
-        self.0
-            .op(Op::Publish, &output.path, move |store| if forget { Ok(()) } else { store.publish(lease, epoch, &pending, who) })
-            .await
+        let process = &self.process;
+        let (forget, pending, who) = (process.has(Flaw::OutputsForgetToPublish), held.clone(), process.number);
+        let publish = move |store: &mut Store| if forget { Ok(()) } else { store.publish(lease, epoch, &pending, who) };
+        process.op(Op::Publish, &held.output.path, publish).await
     }
 
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
-        let (of, keep, (lease, epoch), who) = (shard.clone(), keep.to_vec(), permit.stands_for(), self.0.number);
-        self.0.op(Op::Discard, shard, move |store| Ok(store.discard(lease, epoch, &of, &keep, who))).await
+        let (of, keep, (lease, epoch), who) = (shard.clone(), keep.to_vec(), permit.stands_for(), self.process.number);
+        self.process.op(Op::Discard, shard, move |store| Ok(store.discard(lease, epoch, &of, &keep, who))).await
     }
+
     async fn read_visible(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
         let path = output.path.clone();
-        self.0
+        self.process
             .op(Op::LettersRead, format!("{path} {offset}"), move |store| {
-                let Some(file) = store.visible.get(&path) else { return Ok(None) };
-                let from = (offset as usize).min(file.text.len());
+                let text = store.kept.texts.get(&path).filter(|_| store.visible.contains_key(&path));
+                let Some(text) = text else { return Ok(None) };
+                let from = (offset as usize).min(text.len());
                 // Little at a time, so that a letter is often cut.
-                Ok(Some(file.text.slice(from..file.text.len().min(from + max_bytes.min(READ_MOST)))))
+                Ok(Some(text.slice(from..text.len().min(from + max_bytes.min(READ_MOST)))))
             })
             .await
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::plan::{ALONE, OPS, Plan, Rng, Swarm};
+use crate::plan::{ALONE, FLEET, OPS, Plan, Rng, Swarm};
 use crate::sim::Script;
 use crate::swarm::{Arena, Failure, Life, Survived};
 
@@ -39,7 +39,7 @@ impl Life {
                 // Some live undisturbed: what the others do must not harm them.
                 0 | 1 => plan.swarm = None,
                 2..5 => {
-                    let focus = Some(OPS[ALONE + rng.below((OPS.len() - ALONE) as u64) as usize]);
+                    let focus = Some(OPS[ALONE + rng.below((FLEET - ALONE) as u64) as usize]);
                     plan.swarm = plan.swarm.map(|swarm| Swarm { focus, ..swarm });
                 }
                 _ => {}

@@ -13,6 +13,7 @@ pub mod engine;
 pub mod faulty;
 pub mod files;
 pub mod fleet;
+mod held;
 pub mod marks;
 pub mod oracle;
 pub mod plan;

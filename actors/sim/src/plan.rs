@@ -58,10 +58,12 @@ pub enum Op {
     LeaseWant,
     LeaseGet,
     LeaseUpdate,
+    /// Staged files go to where a successor finds them: only where workers share no disk.
+    Hold,
 }
 
 /// All of them.
-pub const OPS: [Op; 45] = [
+pub const OPS: [Op; 46] = [
     Op::StreamShards,
     Op::StreamRead,
     Op::RowsShards,
@@ -107,10 +109,14 @@ pub const OPS: [Op; 45] = [
     Op::LeaseWant,
     Op::LeaseGet,
     Op::LeaseUpdate,
+    Op::Hold,
 ];
 
 /// Of a process that shares nothing.
 pub const ALONE: usize = 41;
+
+/// Of one that shares shards, and no disk with whom it shares them.
+pub const FLEET: usize = 45;
 
 /// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
 const DECISIVE: [Op; 8] =

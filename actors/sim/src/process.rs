@@ -126,7 +126,9 @@ impl Process {
     /// From now on nothing of this process has an effect.
     pub fn die(&self) {
         if !self.dead.swap(true, Ordering::SeqCst) {
-            locked(&self.store).alive -= 1;
+            let mut store = locked(&self.store);
+            store.alive -= 1;
+            store.loses_its_disk(self.number);
         }
         self.died.notify_one();
     }

@@ -54,10 +54,17 @@ impl Default for Tools {
     fn default() -> Self {
         Self {
             engine: Arc::new(|having| Arc::new(SmallEngine::new(having))),
-            outputs: Arc::new(|process| Arc::new(Files(process.clone()))),
+            outputs: Arc::new(|process| Arc::new(Files::on_one_disk(process))),
             gold_files: Arc::new(|process| process.clone()),
             dialect: Dialect::default(),
         }
+    }
+}
+
+impl Tools {
+    /// Processes that share no disk: what one has staged is gone with it, unless it was held elsewhere.
+    pub fn apart() -> Self {
+        Self { outputs: Arc::new(|process| Arc::new(Files::apart(process))), ..Self::default() }
     }
 }
 

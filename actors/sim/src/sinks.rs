@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use async_trait::async_trait;
+use bytes::Bytes;
 use sluicebox_actors::model::epoch::OutputClass;
 use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::feed::{Feed, FeedRow, version};
@@ -44,6 +45,8 @@ pub struct Kept {
     pub rows: BTreeMap<(String, i64, String), (u64, Option<String>)>,
     /// Letters by their line, with how often each came.
     pub letters: BTreeMap<String, u64>,
+    /// Letter files by their path, as they are read back.
+    pub texts: BTreeMap<String, Bytes>,
 }
 
 struct ByRow(Arc<Process>);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput};
+use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
@@ -24,8 +24,8 @@ pub struct File {
     pub lease_epoch: u64,
     pub lines: Vec<String>,
     pub sha256: Hash,
-    /// Letters as they are read back.
-    pub text: Bytes,
+    /// It lies on the disk of this process and is gone with it; none = wherever any process finds it.
+    pub only_of: Option<u64>,
 }
 
 /// A window as readers see it.
@@ -220,8 +220,9 @@ impl Store {
             return self.rule(false, || format!("{shard}: epoch {epoch} is committed without its object"));
         };
         self.rule(Hash::of(&data) == object.sha256, || format!("{shard}: the object of epoch {epoch} is not what the row says"));
-        let header = match EpochObject::decode(&data) {
-            Ok(decoded) => decoded.header,
+        let (header, pending) = match EpochObject::decode(&data).and_then(|object| Ok((object.header.clone(), object.pending()?)))
+        {
+            Ok(decoded) => decoded,
             Err(fault) => return self.rule(false, || format!("{shard}: epoch {epoch}: {fault}")),
         };
         let own = header.shard == *shard && header.epoch == epoch && header.lease_epoch == row.lease_epoch;
@@ -245,7 +246,10 @@ impl Store {
         self.check_sealed(shard, epoch, &judged);
         for output in &header.outputs {
             let staged = self.staged.get(&output.staged).or_else(|| self.visible.get(&output.path));
-            let same = staged.is_some_and(|file| file.sha256 == output.sha256);
+            let inline = pending.iter().find(|held| held.output == *output).and_then(|held| held.body.as_ref());
+            // One that travels in the object may be gone from its writer's disk, and the writer with it.
+            let same =
+                inline.map_or(staged.is_some_and(|file| file.sha256 == output.sha256), |body| Hash::of(body) == output.sha256);
             self.rule(same, || format!("{shard}: epoch {epoch} commits {} which is not staged", output.path));
         }
         let commit = Commit { row: row.clone(), header, judged };
@@ -426,47 +430,9 @@ impl Store {
     }
 
     /// Whoever shows a permit must have won it himself.
-    fn check_permit(&mut self, shard: &ShardId, lease: u64, epoch: u64, who: u64) {
+    pub(crate) fn check_permit(&mut self, shard: &ShardId, lease: u64, epoch: u64, who: u64) {
         let holder = self.permits.get(&(shard.clone(), lease, epoch)).copied();
         self.rule(holder == Some(who), || format!("{shard}: process {who} acts on {lease}/{epoch}, won by {holder:?}"));
-    }
-
-    pub fn publish(&mut self, lease: u64, epoch: u64, output: &PendingOutput, who: u64) -> Result<()> {
-        let Some(file) = self.staged.remove(&output.staged) else {
-            return match self.visible.get(&output.path) {
-                Some(file) if file.sha256 == output.sha256 => {
-                    self.mark("a file is published again");
-                    Ok(())
-                }
-                Some(_) | None => Err(Fault::corrupt(format!("output_lost: {}", output.path))),
-            };
-        };
-        let commits = self.commits.get(&file.shard).map(Vec::as_slice).unwrap_or_default();
-        let named = commits.iter().any(|commit| commit.header.outputs.contains(output) && commit.row.epoch <= epoch);
-        let (shard, of) = (file.shard.clone(), file.epoch);
-        self.check_permit(&shard, lease, epoch, who);
-        if file.lease_epoch < lease {
-            self.mark("a file is published by its owner's successor");
-        }
-        self.rule(named, || {
-            format!("{shard}: {} of epoch {of} is visible under permit {lease}/{epoch} without a commit", output.path)
-        });
-        self.rule(file.sha256 == output.sha256, || format!("{} is not what was staged", output.path));
-        self.visible.insert(output.path.clone(), file);
-        Ok(())
-    }
-
-    pub fn discard(&mut self, lease: u64, epoch: u64, shard: &ShardId, keep: &[PendingOutput], who: u64) -> u64 {
-        self.check_permit(shard, lease, epoch, who);
-        let before = self.staged.len();
-        self.staged.retain(|key, file| {
-            file.shard != *shard || file.lease_epoch >= lease || keep.iter().any(|output| output.staged == *key)
-        });
-        let discarded = (before - self.staged.len()) as u64;
-        if discarded > 0 {
-            self.mark("files of an epoch that never became true are deleted");
-        }
-        discarded
     }
 
     // The ledger.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! parts of epoch n (seal, a cut per partition, staged files, staged letters)
-//!   └▶ Put object ─▶ CreateRows (children, only at the shard's end) ─▶ Swap row IF lease = e AND epoch = n-1
+//!   └▶ Hold files ─▶ Put object ─▶ CreateRows (children, only at the shard's end) ─▶ Swap row IF lease = e AND epoch = n-1
 //!        won ─▶ Publish (under a CommitPermit), Committed      lost ─▶ fenced, fatal
 //!        unknown ─▶ Reread: names my key = won; unchanged = swap again; else = fenced
 //! ```
@@ -16,7 +16,9 @@ use bytes::Bytes;
 
 use crate::machines::partition::Cut;
 use crate::machines::shard::{Opening, Seal};
-use crate::model::epoch::{self, EpochHeader, Hash, ObjectRef, OutputClass, PendingOutput, SegmentBody, WindowCounts};
+use crate::model::epoch::{
+    self, EpochHeader, Hash, HeldOutput, ObjectRef, OutputClass, PendingOutput, SegmentBody, WindowCounts,
+};
 use crate::model::fault::{Fault, Result};
 use crate::model::ledger::Counts;
 use crate::model::row::{Fence, ShardRow, ShardState};
@@ -81,6 +83,8 @@ pub enum CommitEvent {
     Cut(u64, Cut),
     /// Files of an epoch are staged.
     Staged(u64, Stager, Vec<PendingOutput>),
+    /// [`CommitEffect::Hold`] is done. The shell repeats it until it is.
+    Held(Vec<HeldOutput>),
     /// [`CommitEffect::Put`] is done. The shell repeats it until it is.
     Put,
     /// [`CommitEffect::CreateRows`] is done.
@@ -100,6 +104,7 @@ impl CommitEvent {
             Self::Sealed(_) => "Sealed",
             Self::Cut(..) => "Cut",
             Self::Staged(..) => "Staged",
+            Self::Held(_) => "Held",
             Self::Put => "Put",
             Self::RowsCreated => "RowsCreated",
             Self::Swapped(_) => "Swapped",
@@ -121,6 +126,8 @@ pub struct Committed {
 /// What the shell has to do.
 #[derive(Debug)]
 pub enum CommitEffect {
+    /// Bring these files to where any later owner finds them.
+    Hold(Vec<PendingOutput>),
     /// Store the object, durably, before anything else.
     Put(String, Bytes),
     /// Create these rows unless they exist.
@@ -130,7 +137,7 @@ pub enum CommitEffect {
     /// Read the row.
     Reread,
     /// Make these files visible.
-    Publish(CommitPermit, Vec<PendingOutput>),
+    Publish(CommitPermit, Vec<HeldOutput>),
     /// Tell the shard and Gold.
     Committed(Box<Committed>),
     /// Tell the shard: every file of every committed epoch is visible.
@@ -146,9 +153,17 @@ struct Gathering {
     staged: BTreeMap<Stager, Vec<PendingOutput>>,
 }
 
+/// An epoch whose parts are all there, but for its files.
+#[derive(Debug)]
+struct Gathered {
+    seal: Box<Seal>,
+    cuts: Vec<Cut>,
+}
+
 #[derive(Debug)]
 struct InFlight {
     header: EpochHeader,
+    outputs: Vec<HeldOutput>,
     row: ShardRow,
     children: Vec<ShardRow>,
     swaps: u32,
@@ -160,6 +175,7 @@ const SWAPS_MAX: u32 = 10;
 #[derive(Debug)]
 enum Step {
     Idle,
+    Holding(Gathered),
     Putting(Box<InFlight>),
     CreatingRows(Box<InFlight>),
     Swapping(Box<InFlight>),
@@ -171,6 +187,7 @@ impl Step {
     fn name(&self) -> &'static str {
         match self {
             Self::Idle => "Idle",
+            Self::Holding(_) => "Holding",
             Self::Putting(_) => "Putting",
             Self::CreatingRows(_) => "CreatingRows",
             Self::Swapping(_) => "Swapping",
@@ -186,7 +203,7 @@ pub struct CommitMachine {
     config: CommitConfig,
     row: ShardRow,
     history: History,
-    unpublished: Vec<PendingOutput>,
+    unpublished: Vec<HeldOutput>,
     open: BTreeMap<u64, Gathering>,
     step: Step,
 }
@@ -208,7 +225,7 @@ impl CommitMachine {
             Step::Putting(flight) | Step::CreatingRows(flight) | Step::Swapping(flight) | Step::Rereading(flight) => {
                 Some(Committed { row: flight.row.clone(), header: flight.header.clone() })
             }
-            Step::Idle | Step::Failed => None,
+            Step::Idle | Step::Holding(_) | Step::Failed => None,
         }
     }
 
@@ -244,11 +261,12 @@ impl CommitMachine {
             }
             (CommitEvent::Published(staged), step) => {
                 self.step = step;
-                self.unpublished.retain(|output| !staged.contains(&output.staged));
+                self.unpublished.retain(|held| !staged.contains(&held.output.staged));
                 if self.unpublished.is_empty() {
                     effects.push(CommitEffect::Settled);
                 }
             }
+            (CommitEvent::Held(outputs), Step::Holding(gathered)) => self.put(gathered, outputs, random, &mut effects)?,
             (CommitEvent::Put, Step::Putting(flight)) if flight.children.is_empty() => self.swap(flight, &mut effects),
             (CommitEvent::Put, Step::Putting(flight)) => {
                 effects.push(CommitEffect::CreateRows(flight.children.clone()));
@@ -291,13 +309,13 @@ impl CommitMachine {
     }
 
     fn won(&mut self, flight: InFlight, effects: &mut Vec<CommitEffect>) {
-        let InFlight { header, row, .. } = flight;
+        let InFlight { header, outputs, row, .. } = flight;
         self.history = History::after(&header);
         self.row = row.clone();
-        self.unpublished.extend(header.outputs.iter().cloned());
+        self.unpublished.extend(outputs.iter().cloned());
         let permit = CommitPermit::won(row.lease_epoch, row.epoch);
-        if !header.outputs.is_empty() {
-            effects.push(CommitEffect::Publish(permit, header.outputs.clone()));
+        if !outputs.is_empty() {
+            effects.push(CommitEffect::Publish(permit, outputs));
         }
         effects.push(CommitEffect::Committed(Box::new(Committed { row, header })));
         if self.unpublished.is_empty() {
@@ -319,8 +337,22 @@ impl CommitMachine {
         let Some(Gathering { seal: Some(seal), cuts, staged }) = self.open.remove(&next) else {
             return Err(Fault::bug("a complete epoch without a seal"));
         };
-        let (mut header, bodies) = self.header(&seal, cuts, staged.into_values().flatten().collect())?;
-        let object = epoch::encode(&mut header, &bodies)?;
+        let (staged, gathered) = (staged.into_values().flatten().collect::<Vec<_>>(), Gathered { seal, cuts });
+        if staged.is_empty() {
+            return self.put(gathered, Vec::new(), random, effects);
+        }
+        effects.push(CommitEffect::Hold(staged));
+        self.step = Step::Holding(gathered);
+        Ok(())
+    }
+
+    fn put(&mut self, gathered: Gathered, outputs: Vec<HeldOutput>, random: u64, effects: &mut Vec<CommitEffect>) -> Result<()> {
+        let Gathered { seal, cuts } = gathered;
+        let next = self.row.epoch + 1;
+        let (mut header, bodies) = self.header(&seal, cuts, outputs.iter().map(|held| held.output.clone()).collect())?;
+        // Whatever is not visible yet travels on: a takeover reads the newest object and no other.
+        let held: Vec<HeldOutput> = self.unpublished.iter().chain(&outputs).cloned().collect();
+        let object = epoch::encode(&mut header, &bodies, &held)?;
         let key = epoch_key(&self.row, next, random);
         let mut row = self.row.clone();
         row.epoch = next;
@@ -336,7 +368,7 @@ impl CommitMachine {
             }
         };
         effects.push(CommitEffect::Put(key, object));
-        self.step = Step::Putting(Box::new(InFlight { header, row, children, swaps: 0 }));
+        self.step = Step::Putting(Box::new(InFlight { header, outputs, row, children, swaps: 0 }));
         Ok(())
     }
 
@@ -366,7 +398,7 @@ impl CommitMachine {
         }
         let mut totals = self.history.totals.clone();
         totals.add(&counts);
-        let mut pending = self.unpublished.clone();
+        let mut pending: Vec<PendingOutput> = self.unpublished.iter().map(|held| held.output.clone()).collect();
         pending.extend(outputs.iter().cloned());
         let header = EpochHeader {
             pipeline: self.config.pipeline.clone(),
@@ -391,6 +423,7 @@ impl CommitMachine {
             ordinals: self.ordinals(&bodies, seal.next),
             pending,
             outputs,
+            inline: Vec::new(),
         };
         Ok((header, bodies))
     }

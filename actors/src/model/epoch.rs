@@ -83,14 +83,49 @@ pub enum OutputClass {
     Dlq,
 }
 
+/// Where the bytes of a staged output are until they are visible: whoever takes the shard over must find them there.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// In the file `staged`, on a disk that every owner of the shard has.
+    #[default]
+    File,
+    /// In the epoch object that lists it.
+    Inline,
+    /// In an upload in parts, invisible until it is completed.
+    Upload {
+        /// Id of the upload.
+        id: String,
+        /// Its parts, in order.
+        parts: Vec<UploadedPart>,
+    },
+}
+
+impl Held {
+    fn is_file(&self) -> bool {
+        *self == Self::File
+    }
+}
+
+/// One part of an upload.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct UploadedPart {
+    /// Number, from 1.
+    pub number: i32,
+    /// As the store named it.
+    pub etag: String,
+    /// SHA-256 in base64, as the store checked it.
+    pub sha256: String,
+}
+
 /// A file that is written but not visible until the commit that names it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct PendingOutput {
     /// Which table it belongs to.
     pub class: OutputClass,
-    /// Where it lies now, relative to the data directory.
+    /// Its name until it is visible, unique among all tries: relative to the data directory of whoever wrote it.
     pub staged: String,
-    /// Where it will be seen, relative to the data directory.
+    /// Where it will be seen, relative to the root of the tables.
     pub path: String,
     /// Length in bytes.
     pub len: u64,
@@ -102,6 +137,36 @@ pub struct PendingOutput {
     pub epoch: u64,
     /// Why the file was closed (`epoch`, `size`, `open_files`).
     pub closed_because: String,
+    /// Where its bytes are until then.
+    #[serde(default, skip_serializing_if = "Held::is_file")]
+    pub held: Held,
+}
+
+/// A staged output, with its bytes where the epoch object has to hold them.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct HeldOutput {
+    /// The output.
+    pub output: PendingOutput,
+    /// Its bytes, for [`Held::Inline`] and for nothing else.
+    pub body: Option<Bytes>,
+}
+
+impl From<PendingOutput> for HeldOutput {
+    /// One that is not inline.
+    fn from(output: PendingOutput) -> Self {
+        Self { output, body: None }
+    }
+}
+
+/// Where the bytes of an inline output lie.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct InlineBody {
+    /// The output's `staged`.
+    pub staged: String,
+    /// Byte offset, counted as a segment's.
+    pub offset: u64,
+    /// Length in bytes.
+    pub len: u64,
 }
 
 /// One aggregated piece of one window inside an epoch object.
@@ -183,12 +248,15 @@ pub struct EpochHeader {
     pub pending: Vec<PendingOutput>,
     /// Outputs of this epoch alone, kept for the audit.
     pub outputs: Vec<PendingOutput>,
+    /// Index of the pending outputs whose bytes are in this object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inline: Vec<InlineBody>,
 }
 
 /// What stays of an epoch when its object is collected: one line of the table `ledger`, NDJSON.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct LedgerLine {
-    /// The head without the index of partials, the ordinals and the pending list (all three empty).
+    /// The head without its indexes, the ordinals and the pending list (all empty).
     #[serde(flatten)]
     pub header: EpochHeader,
     /// SHA-256 of the epoch object: what the next epoch's `previous` must say.
@@ -208,6 +276,7 @@ impl LedgerLine {
         header.segments.clear();
         header.ordinals.clear();
         header.pending.clear();
+        header.inline.clear();
         Self { header, digest, partial_rows }
     }
 }
@@ -225,8 +294,9 @@ pub struct SegmentBody {
     pub body: Bytes,
 }
 
-/// Lays an epoch object out. `header.segments` is filled here from `bodies` and `header.ordinals`.
-pub fn encode(header: &mut EpochHeader, bodies: &[SegmentBody]) -> Result<Bytes> {
+/// Lays an epoch object out. `header.segments` is filled here from `bodies` and `header.ordinals`, `header.inline` from what is
+/// held inline.
+pub fn encode(header: &mut EpochHeader, bodies: &[SegmentBody], held: &[HeldOutput]) -> Result<Bytes> {
     // Offsets depend on the header's length and the header holds the offsets: offsets count from the end of the header.
     header.segments.clear();
     let mut offset = 0u64;
@@ -242,6 +312,14 @@ pub fn encode(header: &mut EpochHeader, bodies: &[SegmentBody]) -> Result<Bytes>
         });
         offset += body.body.len() as u64;
     }
+    let inline: Vec<(&PendingOutput, &Bytes)> =
+        held.iter().filter_map(|held| Some((&held.output, held.body.as_ref()?))).collect();
+    header.inline.clear();
+    for (output, body) in &inline {
+        let len = body.len() as u64;
+        header.inline.push(InlineBody { staged: output.staged.clone(), offset, len });
+        offset += len;
+    }
     let json = serde_json::to_vec(header).map_err(|error| Fault::bug(format!("epoch header: {error}")))?;
     if json.len() > HEADER_MAX {
         return Err(Fault::bug("an epoch header over 64 MiB: too many windows or files in one epoch; lower commit.size"));
@@ -250,8 +328,8 @@ pub fn encode(header: &mut EpochHeader, bodies: &[SegmentBody]) -> Result<Bytes>
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&(json.len() as u32).to_le_bytes());
     out.extend_from_slice(&json);
-    for body in bodies {
-        out.extend_from_slice(&body.body);
+    for body in bodies.iter().map(|segment| &segment.body).chain(inline.into_iter().map(|(_, body)| body)) {
+        out.extend_from_slice(body);
     }
     let crc = crc32fast::hash(&out);
     out.extend_from_slice(&crc.to_le_bytes());
@@ -289,10 +367,31 @@ impl EpochObject {
 
     /// The Arrow IPC stream of one segment.
     pub fn segment(&self, segment: &Segment) -> Result<Bytes> {
-        let outside = || Fault::corrupt("epoch object: a segment lies outside of it");
+        self.piece("a segment", segment.offset, segment.len)
+    }
+
+    /// Every pending output, with its bytes where this object holds them.
+    pub fn pending(&self) -> Result<Vec<HeldOutput>> {
+        self.header.pending.iter().map(|output| Ok(HeldOutput { output: output.clone(), body: self.inline(output)? })).collect()
+    }
+
+    /// The bytes of an output that this object holds; none if they are elsewhere.
+    fn inline(&self, output: &PendingOutput) -> Result<Option<Bytes>> {
+        match output.held {
+            Held::File | Held::Upload { .. } => Ok(None),
+            Held::Inline => {
+                let found = self.header.inline.iter().find(|body| body.staged == output.staged);
+                let found = found.ok_or_else(|| Fault::corrupt("epoch object: an inline output without its bytes"))?;
+                self.piece("an inline output", found.offset, found.len).map(Some)
+            }
+        }
+    }
+
+    fn piece(&self, what: &str, offset: u64, len: u64) -> Result<Bytes> {
+        let outside = || Fault::corrupt(format!("epoch object: {what} lies outside of it"));
         // Offset and length are what the object claims: their sum may not fit.
-        let end = segment.offset.checked_add(segment.len).filter(|end| *end <= self.body.len() as u64).ok_or_else(outside)?;
-        Ok(self.body.slice(segment.offset as usize..end as usize))
+        let end = offset.checked_add(len).filter(|end| *end <= self.body.len() as u64).ok_or_else(outside)?;
+        Ok(self.body.slice(offset as usize..end as usize))
     }
 }
 
@@ -324,6 +423,7 @@ mod tests {
             ordinals: BTreeMap::from([("t".to_owned(), BTreeMap::from([(0, 3)]))]),
             pending: Vec::new(),
             outputs: Vec::new(),
+            inline: Vec::new(),
         }
     }
 
@@ -331,7 +431,7 @@ mod tests {
     fn what_was_written_is_read_and_any_flipped_bit_is_refused() {
         let bodies = [SegmentBody { table: "t".into(), window_us: 0, rows: 7, body: Bytes::from_static(b"partial") }];
         let mut header = header();
-        let data = encode(&mut header, &bodies).expect("encodes");
+        let data = encode(&mut header, &bodies, &[]).expect("encodes");
         let object = EpochObject::decode(&data).expect("decodes");
         assert_eq!(object.header, header);
         assert_eq!(object.header.segments[0].ordinal, 3);
@@ -349,12 +449,40 @@ mod tests {
     #[test]
     fn a_segment_that_lies_outside_of_the_object_is_refused_however_far() {
         let bodies = [SegmentBody { table: "t".into(), window_us: 0, rows: 7, body: Bytes::from_static(b"partial") }];
-        let data = encode(&mut header(), &bodies).expect("encodes");
+        let data = encode(&mut header(), &bodies, &[]).expect("encodes");
         let object = EpochObject::decode(&data).expect("decodes");
         let segment = |offset, len| object.segment(&Segment { offset, len, ..object.header.segments[0].clone() });
         assert_eq!(segment(3, 4).expect("inside"), "tial");
         for (offset, len) in [(0, 8), (8, 0), (1, 7), (u64::MAX, 1), (1, u64::MAX), (u64::MAX, u64::MAX), (1 << 32, 1)] {
             assert!(segment(offset, len).is_err(), "{len} bytes at {offset}");
         }
+    }
+
+    #[test]
+    fn inline_outputs_come_back_behind_the_partials_and_one_without_its_bytes_is_refused() {
+        let output = |name: &str, held: Held| PendingOutput {
+            class: OutputClass::Silver,
+            staged: name.into(),
+            path: format!("silver/{name}"),
+            len: 4,
+            sha256: Hash::of(name.as_bytes()),
+            rows: 1,
+            epoch: 1,
+            closed_because: "epoch".into(),
+            held,
+        };
+        let inline = |name: &str| HeldOutput {
+            output: output(name, Held::Inline),
+            body: Some(Bytes::copy_from_slice(format!("<{name}>").as_bytes())),
+        };
+        let held = [inline("one"), output("file", Held::File).into(), inline("two")];
+        let bodies = [SegmentBody { table: "t".into(), window_us: 0, rows: 7, body: Bytes::from_static(b"partial") }];
+        let mut header = header();
+        header.pending = held.iter().map(|held| held.output.clone()).collect();
+        let object = EpochObject::decode(&encode(&mut header, &bodies, &held).expect("encodes")).expect("decodes");
+        assert_eq!(object.pending().expect("all there"), held);
+        assert_eq!(object.segment(&object.header.segments[0]).expect("inside"), "partial");
+        let object = EpochObject::decode(&encode(&mut header, &bodies, &held[..2]).expect("encodes")).expect("decodes");
+        assert!(object.pending().is_err());
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
 use crate::machines::commit::{CommitEffect, CommitEvent, CommitMachine, Committed};
+use crate::model::epoch::HeldOutput;
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::ShardRow;
@@ -85,9 +86,18 @@ impl CommitActor {
                 self.begin(ctx, async move {
                     retrying(clock.clone(), "storing an epoch object", || blobs.put(&key, object.clone())).await?;
                     if let Some(Committed { row, header }) = begun {
-                        publish(outputs, clock, CommitPermit::won(row.lease_epoch, row.epoch), header.outputs).await?;
+                        let permit = CommitPermit::won(row.lease_epoch, row.epoch);
+                        publish(outputs, clock, permit, header.outputs.into_iter().map(HeldOutput::from).collect()).await?;
                     }
                     Ok(CommitEvent::Put)
+                });
+            }
+            CommitEffect::Hold(staged) => {
+                let outputs = self.outputs.clone();
+                self.begin(ctx, async move {
+                    let held = retrying(clock, "storing staged files", || outputs.hold(staged.clone())).await?;
+                    crash::pass("commit.after_hold");
+                    Ok(CommitEvent::Held(held))
                 });
             }
             CommitEffect::Put(key, object) => self.begin(ctx, async move {
@@ -164,12 +174,12 @@ async fn publish(
     outputs: Arc<dyn Outputs>,
     clock: Arc<dyn Clock>,
     permit: CommitPermit,
-    pending: Vec<crate::model::epoch::PendingOutput>,
+    pending: Vec<HeldOutput>,
 ) -> Result<CommitEvent> {
     let mut done = Vec::with_capacity(pending.len());
-    for output in &pending {
-        retrying(clock.clone(), "publishing a file", || outputs.publish(permit, output)).await?;
-        done.push(output.staged.clone());
+    for held in &pending {
+        retrying(clock.clone(), "publishing a file", || outputs.publish(permit, held)).await?;
+        done.push(held.output.staged.clone());
     }
     crash::pass("commit.after_publish");
     Ok(CommitEvent::Published(done))

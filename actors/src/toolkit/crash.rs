@@ -9,7 +9,7 @@
 //! Owns: the names, the trap. Does not own: where the points stand (the code around each), the environment (the process).
 
 /// Every point, with what a crash there leaves behind.
-pub const POINTS: [(&str, &str); 28] = [
+pub const POINTS: [(&str, &str); 29] = [
     ("start.after_rows", "rows of shards that nobody took yet"),
     ("takeover.after_lease", "a raised lease, nothing else done"),
     ("takeover.after_publish", "one of the pending outputs visible again"),
@@ -20,6 +20,7 @@ pub const POINTS: [(&str, &str); 28] = [
     ("writer.after_finish", "staged files whole, commit does not know"),
     ("dlq.append", "an open staged letter file"),
     ("dlq.after_finish", "staged letter files whole, commit does not know"),
+    ("commit.after_hold", "staged files where a successor finds them, commit does not know"),
     ("commit.before_put", "everything staged, no epoch object"),
     ("commit.after_put", "an epoch object that no row names"),
     ("commit.after_swap", "a true epoch whose outputs are all still staged"),

@@ -10,7 +10,7 @@ use sluicebox::run::block_on;
 use sluicebox::topology::Stores;
 use sluicebox_actors::history;
 use sluicebox_actors::model::fault::Kind;
-use sluicebox_actors::ports::{Blobs, Rows};
+use sluicebox_actors::ports::Blobs;
 
 /// In the middle of what a run died.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]

@@ -37,7 +37,13 @@ struct Truth {
 }
 
 /// The last words of the product: drains, audits, and compares everything.
-pub(super) fn settle(sandbox: &Sandbox, input: &Input, known: &HashMap<u64, Known>, tally: &mut Tally) -> anyhow::Result<()> {
+pub(super) fn settle(
+    sandbox: &Sandbox,
+    stream: &Path,
+    input: &Input,
+    known: &HashMap<u64, Known>,
+    tally: &mut Tally,
+) -> anyhow::Result<()> {
     for (verb, name) in [(&["run", "--drain"][..], "drain"), (&["audit"], "audit")] {
         let (status, ran) = sandbox.run(sandbox.command(verb), name, VERB_MS)?;
         if !status.is_some_and(|status| status.success()) {
@@ -50,14 +56,14 @@ pub(super) fn settle(sandbox: &Sandbox, input: &Input, known: &HashMap<u64, Know
             tally.differ(format!("{} files are left over in {folder}, first {}", left.len(), left[0].display()));
         }
     }
-    let truth = Truth::read(&sandbox.data(), input, known, tally)?;
+    let truth = Truth::read(stream, input, known, tally)?;
     truth.compare(sandbox, input, tally)
 }
 
 impl Truth {
     /// Reads the stream past the pipeline, and holds it against what was put.
-    fn read(data: &Path, input: &Input, known: &HashMap<u64, Known>, tally: &mut Tally) -> anyhow::Result<Self> {
-        let stream = EmbeddedStream::open(&data.join("stream"), "events", SystemClock::shared())?;
+    fn read(stream: &Path, input: &Input, known: &HashMap<u64, Known>, tally: &mut Tally) -> anyhow::Result<Self> {
+        let stream = EmbeddedStream::open(stream, "events", SystemClock::shared())?;
         let (mut fates, mut seen) = (BTreeMap::new(), HashMap::<u64, u64>::new());
         for info in stream.shards_blocking()? {
             let mut position = Position::START;

@@ -29,6 +29,7 @@ pub(super) struct Sandbox {
     binary: PathBuf,
     config: Option<PathBuf>,
     sets: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 impl Sandbox {
@@ -39,7 +40,12 @@ impl Sandbox {
         std::fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
         let config = config.map(|path| path.canonicalize().with_context(|| format!("open {}", path.display()))).transpose()?;
         let (folder, binary) = (folder.canonicalize()?, binary.canonicalize()?);
-        Ok(Self { folder, clock: SystemClock::shared(), binary, config, sets })
+        Ok(Self { folder, clock: SystemClock::shared(), binary, config, sets, environment: Vec::new() })
+    }
+
+    /// The same, and every call finds these variables.
+    pub(super) fn with_environment(self, environment: Vec<(String, String)>) -> Self {
+        Self { environment, ..self }
     }
 
     /// The data directory.
@@ -48,10 +54,10 @@ impl Sandbox {
     }
 
     /// Arguments of a verb, the program first.
-    fn words(&self, verb: &[&str]) -> Vec<PathBuf> {
+    fn words(&self, data: &Path, verb: &[&str]) -> Vec<PathBuf> {
         let mut words = vec![self.binary.clone()];
         words.extend(verb.iter().map(PathBuf::from));
-        words.extend([PathBuf::from("--data"), self.data()]);
+        words.extend([PathBuf::from("--data"), data.to_owned()]);
         if let Some(config) = &self.config {
             words.extend([PathBuf::from("--config"), config.clone()]);
         }
@@ -67,12 +73,18 @@ impl Sandbox {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SLUICEBOX")) {
             command.env_remove(name);
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 
     /// A verb that nothing of the caller's environment leaks into.
     pub(super) fn command(&self, verb: &[&str]) -> Command {
-        self.dressed(&self.words(verb))
+        self.command_on(&self.data(), verb)
+    }
+
+    /// The same on another data directory.
+    pub(super) fn command_on(&self, data: &Path, verb: &[&str]) -> Command {
+        self.dressed(&self.words(data, verb))
     }
 
     /// The same under a limit of the size of files; beyond it the process is killed, or, if it is deaf to that, its write fails.
@@ -80,7 +92,7 @@ impl Sandbox {
         let trap = if deaf { "trap '' XFSZ; " } else { "" };
         let script = format!("{trap}ulimit -f {}; exec \"$@\"", kib * 2);
         let mut words = vec![PathBuf::from("sh"), PathBuf::from("-c"), PathBuf::from(script), PathBuf::from("sh")];
-        words.extend(self.words(verb));
+        words.extend(self.words(&self.data(), verb));
         self.dressed(&words)
     }
 

@@ -97,14 +97,7 @@ impl Tally {
         row("puts killed", puts.killed.to_string());
         row("puts in little room", puts.cramped.to_string());
         row("puts repeated whole", puts.repeated.to_string());
-        row("records in the stream", self.sizes.records.to_string());
-        row("rows of Silver", self.sizes.silver.to_string());
-        row("letters of decode, contract and time", self.sizes.letters.to_string());
-        row("letters of Gold (too late)", self.sizes.too_late.to_string());
-        row("epochs", self.sizes.epochs.to_string());
-        row("windows", self.sizes.windows.to_string());
-        row("differences", self.different.to_string());
-        row("seconds", format!("{seconds:.0}"));
+        self.print_sizes(seconds);
         let passings =
             |points: &BTreeSet<(&str, u64)>| points.iter().map(|(name, nth)| format!(" {name}:{nth}")).collect::<String>();
         if !self.not_passed.is_empty() {
@@ -113,6 +106,19 @@ impl Tally {
         if !self.not_panicked.is_empty() {
             println!("waited in vain for a panic at: {:?}", self.not_panicked);
         }
+    }
+
+    /// What there is in the end, and what is wrong with it.
+    pub(super) fn print_sizes(&self, seconds: f64) {
+        let row = |what: &str, count: String| println!("{what:<44} {count:>12}");
+        row("records in the stream", self.sizes.records.to_string());
+        row("rows of Silver", self.sizes.silver.to_string());
+        row("letters of decode, contract and time", self.sizes.letters.to_string());
+        row("letters of Gold (too late)", self.sizes.too_late.to_string());
+        row("epochs", self.sizes.epochs.to_string());
+        row("windows", self.sizes.windows.to_string());
+        row("differences", self.different.to_string());
+        row("seconds", format!("{seconds:.0}"));
         for difference in &self.differences {
             println!("DIFFERENCE: {difference}");
         }

@@ -57,6 +57,11 @@ impl FakeS3 {
         self.store.lock().uploads.clear();
     }
 
+    /// Uploads neither completed nor aborted.
+    pub fn uploads(&self) -> usize {
+        self.store.lock().uploads.len()
+    }
+
     /// The lifecycle document of every bucket; none: there is none.
     pub fn lifecycle(&self, document: Option<&str>) {
         self.store.lock().lifecycle = document.map(str::to_owned);

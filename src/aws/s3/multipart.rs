@@ -15,7 +15,7 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use sluicebox_actors::model::epoch::Hash;
+use sluicebox_actors::model::epoch::{Hash, UploadedPart};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 
 use crate::error::{Class, classify, code};
@@ -37,22 +37,11 @@ pub struct StagedUpload {
     /// Id of the upload.
     pub upload_id: String,
     /// Its parts, in order.
-    pub parts: Vec<StagedPart>,
+    pub parts: Vec<UploadedPart>,
     /// Length of the whole in bytes.
     pub len: u64,
     /// SHA-256 of the whole.
     pub sha256: Hash,
-}
-
-/// One uploaded part.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct StagedPart {
-    /// Number, from 1.
-    pub number: i32,
-    /// As the store named it.
-    pub etag: String,
-    /// SHA-256 in base64, as the store checked it.
-    pub sha256: String,
 }
 
 /// An upload that was begun and neither completed nor aborted.
@@ -88,14 +77,14 @@ impl S3Store {
         }
     }
 
-    async fn upload_parts(&self, key: &str, upload_id: &str, path: &Path, len: u64) -> Result<Vec<StagedPart>> {
+    async fn upload_parts(&self, key: &str, upload_id: &str, path: &Path, len: u64) -> Result<Vec<UploadedPart>> {
         let size = PART_MIN.max(len.div_ceil(PARTS_MAX));
         let count = len.div_ceil(size).max(1);
         let parts = (0..count).map(|at| self.upload_part(key, upload_id, path, (at, at * size, size.min(len - at * size))));
         stream::iter(parts).buffered(AT_ONCE).try_collect().await
     }
 
-    async fn upload_part(&self, key: &str, upload_id: &str, path: &Path, part: (u64, u64, u64)) -> Result<StagedPart> {
+    async fn upload_part(&self, key: &str, upload_id: &str, path: &Path, part: (u64, u64, u64)) -> Result<UploadedPart> {
         let ((at, offset, len), path) = (part, path.to_owned());
         let data = self.io.run(blocking(move || slice(&path, offset, len))).await?;
         let number = i32::try_from(at + 1).map_err(|_| Fault::bug("a part's number is at most 10,000"))?;
@@ -105,7 +94,7 @@ impl S3Store {
         match self.ask(upload.send()).await? {
             Ok(answer) => {
                 let etag = answer.e_tag.ok_or_else(|| Fault::retry("s3 took a part and named no ETag"))?;
-                Ok(StagedPart { number, etag, sha256 })
+                Ok(UploadedPart { number, etag, sha256 })
             }
             Err(error) => Err(self.fault("UploadPart", Some(key), &error)),
         }

@@ -59,6 +59,17 @@ impl Head {
     }
 }
 
+/// An object as a listing shows it.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Listed {
+    /// Key, relative to the store.
+    pub key: String,
+    /// Length in bytes.
+    pub len: u64,
+    /// The ETag: another one means other bytes.
+    pub etag: String,
+}
+
 /// What became of a conditional write.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Put {
@@ -233,8 +244,46 @@ impl S3Store {
         self.io.run(read).await
     }
 
+    /// Some bytes of an object, without a look at its hash; none = it is missing.
+    pub async fn read(&self, key: &str, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
+        let last = offset.saturating_add((max_bytes as u64).max(1)) - 1;
+        let range = format!("bytes={offset}-{last}");
+        let (get, name) = (self.client.get_object().bucket(&self.bucket).key(self.key(key)).range(range), key.to_owned());
+        let call = self.clone();
+        let read = async move {
+            let answer = match get.send().await {
+                Ok(answer) => answer,
+                Err(error) if classify(&error) == Class::NotFound && !is_bucket(&error) => return Ok(None),
+                Err(error) => return Err(call.fault("GetObject", Some(&name), &error)),
+            };
+            let is_part = answer.content_range().is_some();
+            let data = answer.body.collect().await.map_err(|error| {
+                Fault::caused(Kind::Retry, format!("s3 GetObject of {name}: the answer was cut short; it is read again"), &error)
+            })?;
+            let data = data.into_bytes();
+            // A store that knows no ranges answers with the whole.
+            let from = if is_part { 0 } else { usize::try_from(offset).unwrap_or(usize::MAX).min(data.len()) };
+            Ok(Some(data.slice(from..data.len().min(from.saturating_add(max_bytes)))))
+        };
+        self.io.run(read).await
+    }
+
     /// All keys that start so, in order, of all pages.
     pub async fn list(&self, prefix: &str) -> Result<Vec<String>> {
+        Ok(self.listed(prefix).await?.into_iter().map(|object| object.key).collect())
+    }
+
+    /// Is there any key that starts so?
+    pub async fn any(&self, prefix: &str) -> Result<bool> {
+        let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(prefix)).max_keys(1);
+        match self.ask(list.send()).await? {
+            Ok(page) => Ok(!page.contents().is_empty()),
+            Err(error) => Err(self.fault("ListObjectsV2", None, &error)),
+        }
+    }
+
+    /// All objects whose keys start so, in order of keys, of all pages.
+    pub async fn listed(&self, prefix: &str) -> Result<Vec<Listed>> {
         let (mut keys, mut token) = (Vec::new(), None);
         for _ in 0..PAGES_MAX {
             let list = self.client.list_objects_v2().bucket(&self.bucket).prefix(self.key(prefix));
@@ -242,7 +291,11 @@ impl S3Store {
                 Ok(page) => page,
                 Err(error) => return Err(self.fault("ListObjectsV2", None, &error)),
             };
-            keys.extend(page.contents().iter().filter_map(|object| self.own(object.key()?)).map(str::to_owned));
+            for object in page.contents() {
+                let Some(key) = object.key().and_then(|key| self.own(key)) else { continue };
+                let len = object.size().and_then(|len| u64::try_from(len).ok()).unwrap_or_default();
+                keys.push(Listed { key: key.to_owned(), len, etag: object.e_tag().unwrap_or_default().to_owned() });
+            }
             match page.next_continuation_token.filter(|_| page.is_truncated == Some(true)) {
                 Some(next) => token = Some(next),
                 None => {

@@ -1,0 +1,103 @@
+//! Staged files of a simulated world on their way to readers: held where a successor finds them, published, discarded.
+//!
+//! Owns: the effect of these operations, the rules that must hold at each. Does not own: the rest of the world (store), how files
+//! are written (files).
+
+use bytes::Bytes;
+use sluicebox_actors::model::epoch::{Hash, Held, HeldOutput, PendingOutput};
+use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::position::ShardId;
+
+use crate::store::{File, Store};
+
+impl Store {
+    /// The files of a process that is no more, where processes share no disk.
+    pub fn loses_its_disk(&mut self, who: u64) {
+        self.staged.retain(|_, file| file.only_of != Some(who));
+    }
+
+    /// Small files go into the epoch object, others to where any process finds them.
+    pub fn hold(&mut self, staged: &[PendingOutput], who: u64) -> Result<Vec<HeldOutput>> {
+        let mut held = Vec::new();
+        for output in staged {
+            let file = self.staged.get_mut(&output.staged).ok_or_else(|| Fault::bug(format!("{} is gone", output.staged)))?;
+            let mut output = output.clone();
+            let is_small = file.lines.len() < 3;
+            let (at_hand, body) = (file.only_of == Some(who), is_small.then(|| Bytes::from(file.lines.join("\n"))));
+            output.held = match is_small {
+                true => Held::Inline,
+                false => {
+                    file.only_of = None;
+                    Held::Upload { id: output.staged.clone(), parts: Vec::new() }
+                }
+            };
+            // A large one may be there by an earlier try.
+            self.rule(at_hand || !is_small, || format!("{} is held by a process that has not written it", output.staged));
+            self.mark(if is_small { "a file is held in its epoch object" } else { "a file is held as an upload" });
+            held.push(HeldOutput { output, body });
+        }
+        Ok(held)
+    }
+
+    /// The staged file of an output, whoever has it; an inline one comes out of the epoch object.
+    fn take_held(&mut self, held: &HeldOutput, who: u64) -> Option<File> {
+        let staged = self.staged.remove(&held.output.staged);
+        let Some(body) = held.body.as_ref().filter(|_| !self.visible.contains_key(&held.output.path)) else {
+            let within_reach = staged.as_ref().is_none_or(|file| file.only_of.is_none_or(|only| only == who));
+            self.rule(within_reach, || format!("{} is published from another process's disk", held.output.staged));
+            return staged;
+        };
+        let commits = self.commits.values().flatten();
+        let commit = commits.into_iter().find(|commit| commit.header.outputs.contains(&held.output))?;
+        let (header, text) = (&commit.header, String::from_utf8_lossy(body));
+        let lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
+        Some(File {
+            class: held.output.class,
+            shard: header.shard.clone(),
+            epoch: header.epoch,
+            lease_epoch: header.lease_epoch,
+            lines,
+            sha256: Hash::of(body),
+            only_of: None,
+        })
+    }
+
+    pub fn publish(&mut self, lease: u64, epoch: u64, held: &HeldOutput, who: u64) -> Result<()> {
+        let output = &held.output;
+        let Some(file) = self.take_held(held, who) else {
+            return match self.visible.get(&output.path) {
+                Some(file) if file.sha256 == output.sha256 => {
+                    self.mark("a file is published again");
+                    Ok(())
+                }
+                Some(_) | None => Err(Fault::corrupt(format!("output_lost: {}", output.path))),
+            };
+        };
+        let commits = self.commits.get(&file.shard).map(Vec::as_slice).unwrap_or_default();
+        let named = commits.iter().any(|commit| commit.header.outputs.contains(output) && commit.row.epoch <= epoch);
+        let (shard, of) = (file.shard.clone(), file.epoch);
+        self.check_permit(&shard, lease, epoch, who);
+        if file.lease_epoch < lease {
+            self.mark("a file is published by its owner's successor");
+        }
+        self.rule(named, || {
+            format!("{shard}: {} of epoch {of} is visible under permit {lease}/{epoch} without a commit", output.path)
+        });
+        self.rule(file.sha256 == output.sha256, || format!("{} is not what was staged", output.path));
+        self.visible.insert(output.path.clone(), file);
+        Ok(())
+    }
+
+    pub fn discard(&mut self, lease: u64, epoch: u64, shard: &ShardId, keep: &[PendingOutput], who: u64) -> u64 {
+        self.check_permit(shard, lease, epoch, who);
+        let before = self.staged.len();
+        self.staged.retain(|key, file| {
+            file.shard != *shard || file.lease_epoch >= lease || keep.iter().any(|output| output.staged == *key)
+        });
+        let discarded = (before - self.staged.len()) as u64;
+        if discarded > 0 {
+            self.mark("files of an epoch that never became true are deleted");
+        }
+        discarded
+    }
+}

@@ -105,8 +105,8 @@ impl Deck {
     }
 
     fn point(&self, at: usize) -> Attack {
-        // Neighbours are of one layer; steps of seven mix them.
-        let (point, nth) = self.points[(self.dealt.0 + at) * 7 % self.points.len()];
+        // Neighbours are of one layer; steps of eleven, which divides no number of points there was so far, mix them.
+        let (point, nth) = self.points[(self.dealt.0 + at) * 11 % self.points.len()];
         Attack::Point(point, nth)
     }
 }

@@ -28,6 +28,7 @@ pub mod put;
 pub mod query;
 pub mod run;
 pub mod shards;
+pub mod sinks;
 pub mod stream;
 pub mod trial;
 pub mod validate;
@@ -123,6 +124,8 @@ pub enum Verb {
     Shards(shards::ShardsArgs),
     /// Prints the IAM policy that a role needs for this pipeline file, and no more
     IamPolicy(iam_policy::IamPolicyArgs),
+    /// Shows the sinks: what each has, what it refused, what waits for it
+    Sinks(sinks::SinksArgs),
     /// The embedded stream as a service
     #[command(subcommand)]
     Stream(stream::StreamVerb),
@@ -228,6 +231,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Dlq(args) => dlq::run(args, context),
         Verb::Shards(args) => shards::run(args, context),
         Verb::IamPolicy(args) => iam_policy::run(args, context),
+        Verb::Sinks(args) => sinks::run(args, context),
         Verb::Stream(verb) => stream::run(verb, context),
         Verb::Trial(args) => trial::run(args, context),
     }
@@ -239,7 +243,13 @@ impl Verb {
         match self {
             Self::Run(_) | Self::Stream(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
-            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::IamPolicy(_) | Self::Trial(_) => false,
+            Self::Gold(_)
+            | Self::Audit(_)
+            | Self::Dlq(_)
+            | Self::Shards(_)
+            | Self::Sinks(_)
+            | Self::IamPolicy(_)
+            | Self::Trial(_) => false,
         }
     }
 }

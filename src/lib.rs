@@ -58,6 +58,7 @@ pub mod engine {
         pub mod functions;
         pub mod gold;
         pub(crate) mod groups;
+        pub(crate) mod keys;
         pub mod lower;
         pub mod merge;
         pub(crate) mod plan;
@@ -89,6 +90,7 @@ pub mod store {
     pub mod paths;
     pub mod row_file;
     pub mod rows;
+    pub mod sink_files;
     pub mod split;
     mod sqlite;
     mod staged;
@@ -115,6 +117,7 @@ pub mod read {
     pub mod letters;
     pub mod query;
     pub mod shards;
+    pub mod sinks;
     pub mod sources;
     pub mod status;
     pub mod table;

@@ -13,13 +13,13 @@ use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::pipeline::{self, Outcome, Parts, Places};
 use sluicebox_actors::ports::Clock;
-use sluicebox_actors::toolkit::board::{Board, Live};
+use sluicebox_actors::toolkit::board::{Board, Live, LiveSink};
 #[cfg(debug_assertions)]
 use sluicebox_actors::toolkit::crash;
 use sluicebox_actors::toolkit::spawn::Place;
 use tokio::sync::watch;
 
-use crate::read::status::{RunStatus, ShardStatus};
+use crate::read::status::{RunStatus, ShardStatus, SinkStatus};
 
 /// How often the status file is written and the observer called.
 const LOOK: Duration = Duration::from_millis(250);
@@ -120,9 +120,21 @@ impl Looks {
             let records_per_s = live.processed.saturating_sub(processed) as f64 / seconds;
             status.shards.push(shard_status(shard.as_str(), &live, records_per_s));
         }
+        status.sinks = board.sinks().iter().map(|(sink, live)| sink_status(sink, live)).collect();
         if let Err(fault) = status.write(data) {
             tracing::debug!(%fault, "status file");
         }
+    }
+}
+
+fn sink_status(sink: &str, live: &LiveSink) -> SinkStatus {
+    SinkStatus {
+        sink: sink.to_owned(),
+        state: live.life.as_str().to_owned(),
+        waiting: live.waiting,
+        lag_ms: (live.lag_us / 1_000).unsigned_abs(),
+        holds: live.holds,
+        last_fault: live.last_fault.as_ref().map(ToString::to_string),
     }
 }
 

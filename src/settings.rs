@@ -17,6 +17,7 @@ pub mod load;
 mod mapping;
 pub mod observe;
 pub mod problem;
+pub mod sinks;
 pub mod store;
 mod tree;
 pub mod units;
@@ -25,6 +26,7 @@ pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
 pub use observe::{Alerts, Metrics};
 pub use problem::{Place, Problem, SettingsError};
+pub use sinks::{OnBacklog, Sink, SinkKind, Takes};
 pub use store::{Store, StoreKind};
 pub use units::{Interval, Size};
 
@@ -75,6 +77,9 @@ pub struct Settings {
     /// Who is told of alerts.
     #[serde(default)]
     pub alerts: Alerts,
+    /// Where Gold and letters are handed on to, beside their files.
+    #[serde(default)]
+    pub sink: Vec<Sink>,
 }
 
 /// `[pipeline]`

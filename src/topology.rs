@@ -10,11 +10,12 @@ use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
-use sluicebox_actors::model::fault::Result;
+use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::window::Windowing;
 use sluicebox_actors::pipeline::{Parts, PipelineConfig};
-use sluicebox_actors::ports::{Clock, Engine};
+use sluicebox_actors::ports::{Clock, Engine, GoldSink, LetterSink};
+use sluicebox_actors::shells::feed::{GoldOutlet, LetterOutlet, Sinks};
 use sluicebox_actors::shells::shard::FetchLimits;
 use sluicebox_actors::toolkit::board::Board;
 
@@ -28,8 +29,9 @@ use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
 use crate::settings::problem::nearest;
-use crate::settings::{self, FieldPath, Loaded, Problem, Settings, SettingsError};
+use crate::settings::{self, FieldPath, Loaded, OnBacklog, Problem, Settings, SettingsError, Sink, SinkKind, Takes};
 use crate::source::{self, Source};
+use crate::store::sink_files::FileSink;
 
 pub mod stores;
 
@@ -88,6 +90,7 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
     #[cfg(debug_assertions)]
     let decoders = deadly(decoders);
     let engine = SqlEngine::new(decoders, silver, gold);
+    check_keys(loaded, &engine)?;
     Ok(Compiled { contract, engine: Arc::new(engine) })
 }
 
@@ -182,6 +185,7 @@ pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Sour
             None => format!("{}:{}", crate::run::host_name(), std::process::id()),
         },
         pipeline: identity.pipeline.clone(),
+        created_us: identity.created_us,
         postmark,
         bronze_on: settings.bronze.enabled,
         parallelism: settings.stream.parallelism as usize,
@@ -207,12 +211,67 @@ pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Sour
         outputs: stores.outputs(settings),
         gold_files: stores.gold_files(),
         ledger: stores.ledger.clone(),
+        sinks: Sinks::default(),
         engine: stores.merging(engine, settings),
         clock,
         board: Arc::new(Board::default()),
         fleet: stores.fleet(),
         config: Arc::new(config),
     }
+}
+
+/// Is this Gold table one of the sink's?
+fn takes(sink: &Sink, table: &str) -> bool {
+    sink.is_given() == Takes::Gold && (sink.tables.is_empty() || sink.tables.iter().any(|name| name == table))
+}
+
+/// A sink tells rows apart by their group keys: it can't be given a table that does not show them.
+fn check_keys(loaded: &Loaded, engine: &SqlEngine) -> Result<(), SettingsError> {
+    let mut problems = Vec::new();
+    for plan in engine.gold_plans().iter().filter(|plan| plan.key_columns().is_none()) {
+        let name = plan.table().name.as_ref();
+        for (n, sink) in loaded.settings.sink.iter().enumerate().filter(|(_, sink)| takes(sink, name)) {
+            let message =
+                format!("`sink.{n}`: the rows of the Gold table `{name}` can't be told apart in the sink `{}`", sink.name);
+            let help = format!(
+                "name every group key of gold.{name}.sql as a column of its SELECT, unchanged; or list other tables in \
+                 sink.{n}.tables"
+            );
+            problems.push(Problem::new(message).at(loaded.place_of(&format!("sink.{n}.name"))).help(help));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) }
+}
+
+/// The sinks of a pipeline file: the only place that knows their adapters.
+pub fn sinks(loaded: &Loaded, data: &Path) -> Result<Sinks> {
+    let mut sinks = Sinks::default();
+    for (n, sink) in loaded.settings.sink.iter().enumerate() {
+        match sink.kind {
+            SinkKind::File => {
+                let file = Arc::new(FileSink::new(&sink.name, data.join(&sink.path)));
+                match sink.is_given() {
+                    Takes::Gold => sinks.gold.push(gold_outlet(&loaded.settings, sink, file)),
+                    Takes::Letters => sinks.letters.push(letter_outlet(sink, file)),
+                }
+            }
+            SinkKind::Timestream | SinkKind::Influx | SinkKind::Sqs => {
+                let message = format!("`sink.{n}.kind`: this build has no adapter for this kind of sink: write \"file\"");
+                return Err(Fault::config(message));
+            }
+        }
+    }
+    Ok(sinks)
+}
+
+fn gold_outlet(settings: &Settings, of: &Sink, sink: Arc<dyn GoldSink>) -> GoldOutlet {
+    let tables = settings.gold.iter().enumerate().filter(|(_, gold)| takes(of, &gold.name)).map(|(table, _)| table).collect();
+    GoldOutlet { sink, tables, max_lag_us: of.lag().us() }
+}
+
+fn letter_outlet(of: &Sink, sink: Arc<dyn LetterSink>) -> LetterOutlet {
+    let holds = of.on_backlog == Some(OnBacklog::Pause);
+    LetterOutlet { sink, max_backlog: of.backlog(), holds, replay: of.replay_letters }
 }
 
 fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {

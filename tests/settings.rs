@@ -76,6 +76,7 @@ fn an_unknown_key_is_refused_in_every_section_at_its_line_with_a_suggestion() {
         ("[metrics]\ncloudwatsh = true", "cloudwatch"),
         ("[alerts]\nwebhok = \"\"", "webhook"),
         ("[[silver.filter]]\nname = \"a\"\nwhere = \"x\"\nwher = \"y\"", "where"),
+        ("[[sink]]\nname = \"a\"\nkind = \"sqs\"\nqueue_ur = \"x\"", "queue_url"),
         ("[[gold]]\nname = \"b\"\nsql = \"x\"\nwindow = { tumbling = \"1h\" }\nmax_wat = 3", "max_wait"),
     ];
     for (section, meant) in sections {
@@ -173,6 +174,57 @@ fn every_contradiction_has_its_sentence() {
     assert!(case.errors(&[])[0].contains("the statement's own WHERE"));
     let arrival = BASE.replace("\"ts\"", "\"_arrival_time\"\ntime_format = \"epoch_ms\"");
     assert!(one_error(&arrival).contains("the arrival time is a time already"));
+}
+
+#[test]
+fn a_sink_has_the_keys_of_its_kind_and_no_others() {
+    let sink = |keys: &str| format!("{BASE}\n[[sink]]\nname = \"a\"\n{keys}\n");
+    for good in [
+        "kind = \"sqs\"\nqueue_url = \"https://q\"\nmax_backlog = 5\non_backlog = \"pause\"\nreplay_letters = true",
+        "kind = \"influx\"\nurl = \"http://h\"\nbucket = \"b\"\ntables = [\"hourly\"]\nmax_lag = \"5m\"",
+        "kind = \"timestream\"\ndatabase = \"d\"\ntable = \"t\"",
+        "kind = \"file\"\npath = \"x\"\ntakes = \"letters\"\nmax_backlog = 5",
+    ] {
+        assert_eq!(Case::new(&sink(good)).load(&[], &[]).unwrap().settings.sink.len(), 1);
+    }
+    let cases = [
+        ("kind = \"kafka\"", "`kafka` is not one of timestream, influx, sqs, file"),
+        ("kind = \"sqs\"", "`sink.0.queue_url`: there is nothing in it"),
+        ("kind = \"influx\"\nurl = \"host:8086\"\nbucket = \"b\"", "`host:8086` is no address"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\nurl = \"u\"", "`sink.0.url`: a sink of this kind has no such key"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\ntables = [\"hourly\"]", "`sink.0.tables`: it is given letters and no Gold"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\nmax_lag = \"5m\"", "max_backlog is its limit"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\ntakes = \"gold\"", "takes one thing anyway"),
+        ("kind = \"file\"\npath = \"x\"\nmax_backlog = 5", "max_lag is its limit"),
+        ("kind = \"file\"\npath = \"x\"\non_backlog = \"pause\"", "only letters can be too many"),
+        ("kind = \"file\"\npath = \"x\"\nreplay_letters = true", "it is given Gold and no letters"),
+        ("kind = \"file\"\npath = \"x\"\nmax_lag = \"0s\"", "0s is not a length"),
+        ("kind = \"file\"\npath = \"x\"\ntables = [\"hurly\"]", "there is no Gold table `hurly`"),
+    ];
+    for (keys, part) in cases {
+        let error = one_error(&sink(keys));
+        assert!(error.contains(part), "{keys}: {error}");
+    }
+    let file = "kind = \"file\"\npath = \"x\"\n";
+    let twice = one_error(&format!("{}[[sink]]\nname = \"a\"\n{file}", sink(file)));
+    assert!(twice.contains("a sink named `a` stands above already"), "{twice}");
+}
+
+#[test]
+fn a_table_that_hides_a_group_key_is_refused_where_a_sink_takes_it() {
+    let hidden = BASE.replace("SELECT count(*) AS events FROM silver", "SELECT count(*) AS events FROM silver GROUP BY _shard");
+    let compile = |text: &str| {
+        let loaded = Case::new(text).load(&[], &[]).unwrap();
+        sluicebox::topology::compile(&loaded).map(|_| ()).map_err(|error| error.to_string())
+    };
+    compile(&hidden).unwrap();
+    let sink = "\n[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\n";
+    compile(&format!("{BASE}{sink}")).unwrap();
+    compile(&format!("{}{sink}", hidden.replace("SELECT count(*)", "SELECT _shard AS from_shard, count(*)"))).unwrap();
+    let said = compile(&format!("{hidden}{sink}")).unwrap_err();
+    assert!(said.contains("`hourly` can't be told apart") && said.contains("gold.hourly.sql"), "{said}");
+    let changed = hidden.replace("SELECT count(*)", "SELECT upper(_shard) AS from_shard, count(*)");
+    assert!(compile(&format!("{changed}{sink}")).is_err(), "a function of a key is not the key");
 }
 
 #[test]
@@ -414,7 +466,8 @@ fn the_reference_names_every_key_and_writes_the_defaults() {
     let defaults: Settings = case.load(&[], &[]).unwrap().settings;
     assert_eq!(reference, defaults);
 
-    let filtered = case.load(&[], &["silver.filter=[{ name = \"a\", where = \"b\" }]"]).unwrap().settings;
+    let sets = ["silver.filter=[{ name = \"a\", where = \"b\" }]", "sink=[{ name = \"a\", kind = \"file\", path = \"b\" }]"];
+    let filtered = case.load(&[], &sets).unwrap().settings;
     let mut all = Vec::new();
     keys(&serde_json::to_value(&filtered).unwrap(), "", &mut all);
     assert!(all.len() > 35, "{all:?}");

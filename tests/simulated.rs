@@ -10,6 +10,7 @@ use sluicebox::engine::glue::SqlEngine;
 use sluicebox::engine::sql::gold::GoldPlan;
 use sluicebox::engine::sql::silver::SilverPlan;
 use sluicebox_actors::model::window::Windowing;
+use sluicebox_actors::ports::Engine;
 use sluicebox_sim::plan::Rng;
 use sluicebox_sim::sim::{Sim, Tools};
 use sluicebox_sim::swarm::Arena;
@@ -21,18 +22,19 @@ mod files;
 const SCHEMA: &str = r#"{"type": "object", "required": ["key", "at", "value"], "additionalProperties": false,
     "properties": {"key": {"type": "string"}, "at": {"type": "integer"}, "value": {"type": "integer"}}}"#;
 
-fn gold(condition: &str) -> String {
+fn gold(condition: &str, having: Option<u64>) -> String {
     let columns = "key, count(*) AS n, sum(value) AS sum, min(value) AS least, max(value) AS most";
-    format!("SELECT {columns} FROM silver {condition} GROUP BY key")
+    let having = having.map(|most| format!("HAVING count(*) <= {most}")).unwrap_or_default();
+    format!("SELECT {columns} FROM silver {condition} GROUP BY key {having}")
 }
 
-fn engine() -> SqlEngine {
+fn engine(having: Option<u64>) -> SqlEngine {
     let time = TimeSource::Path(vec!["at".to_owned()]);
     let options = EventOptions { time, time_format: TimeFormat::EpochUs, default_offset_s: 0, max_future_us: 600_000_000 };
     let contract = Contract::compile(SCHEMA, &options).unwrap();
     let filters = [("negative", "value >= 0")];
     let silver = SilverPlan::compile("SELECT key, value FROM events", &filters, &contract.schema()).unwrap();
-    let statements = [gold(""), gold("WHERE value % 3 <> 0")];
+    let statements = [gold("", having), gold("WHERE value % 3 <> 0", having)];
     let plans = TABLES.iter().zip(&statements).map(|((name, size_us, lateness_us), sql)| {
         let windowing = Windowing { size_us: *size_us, lateness_us: *lateness_us };
         GoldPlan::compile(name, sql, silver.schema(), windowing).unwrap()
@@ -52,9 +54,10 @@ fn json_lines(truth: &Truth) -> (String, String) {
 }
 
 fn tools() -> Tools {
-    let engine = Arc::new(engine());
+    let engines = [None, Some(1), Some(2), Some(3)].map(|having| Arc::new(engine(having)));
+    let engine = move |having: Option<u64>| -> Arc<dyn Engine> { engines[having.unwrap_or(0) as usize].clone() };
     let dialect = Dialect { render: json_lines, bad: "decode invalid_json" };
-    Tools { engine: Arc::new(move || engine.clone()), dialect, ..Tools::default() }
+    Tools { engine: Arc::new(engine), dialect, ..Tools::default() }
 }
 
 #[test]

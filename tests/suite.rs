@@ -35,6 +35,7 @@ mod settings;
 mod shared;
 mod side_by_side;
 mod simulated;
+mod sinks;
 mod support {
     pub(crate) mod drive;
     pub(crate) mod outcome;

@@ -10,7 +10,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::model::epoch::{HeldOutput, LedgerLine, PendingOutput};
-use crate::model::fault::Result;
+use crate::model::fault::{Fault, Result};
+use crate::model::feed::FeedRow;
 use crate::model::letter::{Letter, Rejection};
 use crate::model::position::{Position, Sequence, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
@@ -109,6 +110,12 @@ pub trait Rows: Send + Sync {
     async fn window(&self, table: &str, start_us: i64) -> Result<Option<WindowRow>>;
     /// Writes the row only if the stored `version` is this one; 0 means that there is none.
     async fn update_window(&self, expected_version: u64, row: &WindowRow) -> Result<Cas>;
+    /// All rows of what a sink was given, by key.
+    async fn feeds(&self, sink: &str) -> Result<Vec<FeedRow>>;
+    /// One of them, by [`FeedRow::key`].
+    async fn feed(&self, sink: &str, key: &str) -> Result<Option<FeedRow>>;
+    /// Writes the row only if the stored `version` is this one; 0 means that there is none.
+    async fn update_feed(&self, expected_version: u64, row: &FeedRow) -> Result<Cas>;
 }
 
 /// What workers that share the shards of a stream need beyond [`Rows`]. Its calls travel on a connection of their own: a life
@@ -198,6 +205,8 @@ pub trait Outputs: Send + Sync {
     async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()>;
     /// Deletes staged files of this shard that no pending output names; the number deleted.
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64>;
+    /// Bytes of a visible file from `offset` on, at most so many and, before its end, at least one; none = it is not visible yet.
+    async fn read_visible(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>>;
 }
 
 /// Proof that a window row was won, as [`CommitPermit`].
@@ -224,6 +233,8 @@ pub trait GoldFiles: Send + Sync {
     fn encode(&self, table: &str, rows: Batches<'_>) -> Result<Bytes>;
     /// Replaces the visible object, then its row in `gold_windows`. Idempotent.
     async fn publish(&self, permit: WindowPermit, row: &WindowRow, content: Bytes) -> Result<()>;
+    /// The rows that such bytes were made of.
+    async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch>;
 }
 
 /// The table `ledger`: lines of epochs whose objects are about to be collected.
@@ -291,6 +302,17 @@ pub trait Engine: Send + Sync {
     fn merge(&self, table: usize, parts: &[RecordBatch]) -> Result<RecordBatch>;
     /// Final projection, HAVING, order and limit over merged states.
     fn finish(&self, table: usize, window: Window, merged: &RecordBatch) -> Result<Finished>;
+    /// Output columns that tell the rows of one window of a table apart: its group keys beside the window. None where the
+    /// statement does not show all of them.
+    fn keys(&self, table: usize) -> Option<Arc<[String]>> {
+        let _ = table;
+        None
+    }
+    /// Rows that the others do not have, each once. All have the columns of [`Engine::keys`], and there is at least one batch.
+    fn without(&self, rows: &[RecordBatch], others: &[RecordBatch]) -> Result<RecordBatch> {
+        let _ = (rows, others);
+        Err(Fault::bug("keys of an engine that knows none"))
+    }
     /// The same for windows of any size: an engine whose states may outgrow memory brings its own.
     fn merger(&self, table: usize) -> Result<Box<dyn Merger + '_>> {
         Ok(Box::new(Whole::new(self, table)))

@@ -29,7 +29,7 @@ fn machine() -> ShardMachine {
 /// The others have come so far.
 fn others(machine: &mut ShardMachine, bound_us: i64, now_us: i64) -> Vec<ShardEffect> {
     let bound = Some(Bound(bound_us));
-    machine.apply(ShardEvent::Tick(Peers { active: bound, known: bound }), now_us)
+    machine.apply(ShardEvent::Tick { peers: Peers { active: bound, known: bound }, held: false }, now_us)
 }
 
 fn commits_a_bound(effects: &[ShardEffect]) -> bool {
@@ -113,4 +113,21 @@ fn what_is_shown_as_behind_grows_while_nobody_answers() {
     others(&mut machine, T0, T0 + SECOND);
     others(&mut machine, T0, T0 + 61 * SECOND);
     assert_eq!(machine.behind_us(), Some(65 * SECOND));
+}
+
+#[test]
+fn a_shard_that_must_wait_for_a_sink_reads_nothing_and_is_not_idle_until_it_has_read_again() {
+    let mut machine = machine();
+    machine.apply(ShardEvent::Started, T0);
+    machine.apply(ShardEvent::Read(nothing(T0)), T0 + SECOND / 10);
+    let peers = Peers { active: Some(Bound(T0)), known: Some(Bound(T0)) };
+    for minute in 1..60 {
+        let effects = machine.apply(ShardEvent::Tick { peers, held: true }, T0 + minute * MINUTE);
+        assert!(effects.is_empty() && !machine.is_idle(), "{effects:?}");
+    }
+    let effects = machine.apply(ShardEvent::Tick { peers, held: false }, T0 + 60 * MINUTE);
+    assert!(matches!(effects.as_slice(), [ShardEffect::Fetch(_)]), "{effects:?}");
+    assert!(!machine.is_idle(), "what it had read before says nothing");
+    let effects = machine.apply(ShardEvent::Read(nothing(T0 + 60 * MINUTE)), T0 + 60 * MINUTE);
+    assert!(machine.is_idle() && commits_a_bound(&effects), "{effects:?}");
 }

@@ -9,6 +9,7 @@ mod fleet;
 mod idle;
 mod provisional;
 mod seeds;
+mod sinks;
 mod supervise;
 mod sweep;
 mod teeth;

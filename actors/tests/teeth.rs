@@ -46,6 +46,9 @@ fn a_protocol_that_is_broken_on_purpose_is_noticed_whichever_rule_it_is() {
         (Sabotage::CommitWhenStopped, "is committed without its object"),
         (Sabotage::ReuseTheKey, "was put twice with different bytes"),
         (Sabotage::TellGoldBeforeCommit, "but its vector says"),
+        (Sabotage::FeedUnpublished, "handed over while readers see"),
+        (Sabotage::ForgetWhatIsShown, "which is not in Gold"),
+        (Sabotage::AcknowledgeFirst, "never came"),
     ];
     assert_eq!(reasons.map(|(sabotage, _)| sabotage), sabotage::ALL);
     reasons.into_iter().for_each(|(sabotage, reason)| noticed_by_the_swarm(sabotage, reason));

@@ -36,6 +36,9 @@ pub fn run(args: RunArgs, context: &Context) -> Result<Exit, CliError> {
     if let Some(fault) = &outcome.gold {
         output.note(&format!("Gold was given up: {fault}"))?;
     }
+    for (sink, fault) in &outcome.sinks {
+        output.note(&format!("the sink {sink} does not have everything, and gets the rest from a later run: {fault}"))?;
+    }
     output.table(&summary(&totals))?;
     Ok(if outcome.is_good() { Exit::Good } else { Exit::Found })
 }
@@ -54,7 +57,8 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
-    let parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
+    let mut parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
+    parts.sinks = topology::sinks(loaded, context.data())?;
     let board = parts.board.clone();
     observers.watch(settings, board.clone(), context.clock());
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());

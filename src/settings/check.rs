@@ -33,6 +33,7 @@ impl Settings {
         self.check_commit(&mut findings);
         self.check_operation(&mut findings);
         self.check_observers(&mut findings);
+        self.check_sinks(&mut findings);
         findings.0
     }
 
@@ -187,19 +188,19 @@ impl Findings {
         }
     }
 
-    fn not_blank(&mut self, key: &str, text: &str, example: &str) {
+    pub(super) fn not_blank(&mut self, key: &str, text: &str, example: &str) {
         if text.trim().is_empty() {
             self.add(key, "there is nothing in it", format!("write, for example: {example}"));
         }
     }
 
-    fn once<'a>(&mut self, key: &str, name: &'a str, seen: &mut BTreeSet<&'a str>, what: &str) {
+    pub(super) fn once<'a>(&mut self, key: &str, name: &'a str, seen: &mut BTreeSet<&'a str>, what: &str) {
         if !seen.insert(name) {
             self.add(key, format!("{what} named `{name}` stands above already"), "give each a name of its own");
         }
     }
 
-    fn identifier(&mut self, key: &str, name: &str) {
+    pub(super) fn identifier(&mut self, key: &str, name: &str) {
         let good =
             name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'));
         if !good || name.len() > 64 {

@@ -28,6 +28,7 @@ use crate::faulty::Faulty;
 use crate::files::Files;
 use crate::plan::{Op, Plan, Rng};
 use crate::process::{BUSY, Process};
+use crate::sinks::{CREATED, Which, sinks};
 use crate::store::Store;
 use crate::trace::Keep;
 use crate::truth::{DISORDER, Dialect, MINUTE, SECOND, ShardLog, T0, Truth};
@@ -39,7 +40,8 @@ pub type Make<T> = Arc<dyn Fn(&Arc<Process>) -> Arc<T> + Send + Sync>;
 #[derive(Clone)]
 pub struct Tools {
     /// The engine of each process; the faults of its calls are added around it.
-    pub engine: Arc<dyn Fn() -> Arc<dyn Engine> + Send + Sync>,
+    /// It leaves out groups of more records than it is told.
+    pub engine: Arc<dyn Fn(Option<u64>) -> Arc<dyn Engine> + Send + Sync>,
     /// Staged files. One of another make tells the store what it staged and published ([`Process::op`], [`Process::now_op`]).
     pub outputs: Make<dyn Outputs>,
     /// Visible Gold.
@@ -51,7 +53,7 @@ pub struct Tools {
 impl Default for Tools {
     fn default() -> Self {
         Self {
-            engine: Arc::new(|| Arc::new(SmallEngine::default())),
+            engine: Arc::new(|having| Arc::new(SmallEngine::new(having))),
             outputs: Arc::new(|process| Arc::new(Files::on_one_disk(process))),
             gold_files: Arc::new(|process| process.clone()),
             dialect: Dialect::default(),
@@ -76,6 +78,8 @@ pub struct Sim {
     pub keep: Keep,
     /// Processes share the shards, and one that is silent for so long counts as gone.
     pub failover: Option<Duration>,
+    /// Where Gold and letters go on to.
+    pub sinks: Which,
 }
 
 /// How a process ended.
@@ -167,8 +171,8 @@ impl Sim {
     /// The same with other tools.
     pub fn with(tools: Tools, seed: u64, shards: usize) -> Self {
         let store = Store::new(tools.dialect, T0 + 12 * 60 * MINUTE);
-        let sim =
-            Self { store: Arc::new(Mutex::new(store)), config: config(), seed, tools, keep: Keep::Everything, failover: None };
+        let (store, sinks) = (Arc::new(Mutex::new(store)), Which::None);
+        let sim = Self { store, config: config(), seed, tools, keep: Keep::Everything, failover: None, sinks };
         (0..shards).for_each(|index| sim.add_shard(index, &[]));
         sim
     }
@@ -336,7 +340,7 @@ impl Sim {
     #[expect(clippy::disallowed_methods, reason = "the simulation's clock is tokio's paused one")]
     pub async fn process(&self, plan: Plan, script: Script) -> Ran {
         let patience = plan.patience;
-        let (store, tools) = (&self.store, &self.tools);
+        let (store, tools, having) = (&self.store, &self.tools, self.store().having);
         let process = Process::new(store.clone(), plan, self.keep, self.config.in_flight);
         let board = Arc::new(Board::default());
         let parts = Parts {
@@ -346,7 +350,8 @@ impl Sim {
             outputs: (tools.outputs)(&process),
             gold_files: (tools.gold_files)(&process),
             ledger: process.clone(),
-            engine: Arc::new(Faulty::new(process.clone(), (tools.engine)())),
+            sinks: sinks(&process, self.sinks),
+            engine: Arc::new(Faulty::new(process.clone(), (tools.engine)(having))),
             clock: process.clone(),
             board: board.clone(),
             fleet: self.failover.map(|failover| Fleet { leases: process.clone(), failover, thread: None }),
@@ -401,6 +406,7 @@ pub fn config() -> PipelineConfig {
     PipelineConfig {
         owner: "simulated:1".to_owned(),
         pipeline: "p".to_owned(),
+        created_us: CREATED,
         postmark: Postmark { fingerprint: "f".into(), version: "v".into(), request_id: "r".into() },
         bronze_on: true,
         parallelism: 1,

@@ -134,7 +134,12 @@ pub enum ShardEvent {
     /// Every file of every committed epoch is visible.
     Settled,
     /// Time has passed; with what the other shards have committed.
-    Tick(Peers),
+    Tick {
+        /// Their bounds.
+        peers: Peers,
+        /// More letters than may wait for a sink do: nothing is read until fewer do.
+        held: bool,
+    },
     /// The process is asked to end: commit what has been read, then finish.
     Stop,
 }
@@ -213,6 +218,7 @@ pub struct ShardMachine {
     stopped: bool,
     breaker: Breaker,
     peers: Peers,
+    held: bool,
 }
 
 impl ShardMachine {
@@ -249,6 +255,7 @@ impl ShardMachine {
             stopped: false,
             breaker: Breaker::new(config.breaker),
             peers: Peers::default(),
+            held: false,
             config,
         }
     }
@@ -315,7 +322,11 @@ impl ShardMachine {
                 self.settled = false;
             }
             ShardEvent::Settled => self.settled = true,
-            ShardEvent::Tick(peers) => self.peers = peers,
+            ShardEvent::Tick { peers, held } => {
+                // What the last read found is old when it may be read again.
+                self.caught_up &= !held;
+                (self.peers, self.held) = (peers, held);
+            }
             ShardEvent::Stop => self.stopping = true,
         }
         if !self.stopped {
@@ -458,7 +469,7 @@ impl ShardMachine {
             }
             return;
         }
-        if !self.fetching && now_us >= self.next_fetch_us {
+        if !self.fetching && !self.held && now_us >= self.next_fetch_us {
             (self.fetching, self.asked_us) = (true, now_us);
             effects.push(ShardEffect::Fetch(self.position));
         }

@@ -22,10 +22,16 @@ pub enum Sabotage {
     ReuseTheKey,
     /// Gold is told of an epoch before its compare-and-set.
     TellGoldBeforeCommit,
+    /// Sinks are handed revisions that readers can't see yet.
+    FeedUnpublished,
+    /// What a sink may show is not noted before it is handed a revision.
+    ForgetWhatIsShown,
+    /// Letters are noted as handed over before they are.
+    AcknowledgeFirst,
 }
 
 /// All of them.
-pub const ALL: [Sabotage; 7] = [
+pub const ALL: [Sabotage; 10] = [
     Sabotage::SkipTheSwap,
     Sabotage::PublishBeforeCommit,
     Sabotage::DropABarrier,
@@ -33,6 +39,9 @@ pub const ALL: [Sabotage; 7] = [
     Sabotage::CommitWhenStopped,
     Sabotage::ReuseTheKey,
     Sabotage::TellGoldBeforeCommit,
+    Sabotage::FeedUnpublished,
+    Sabotage::ForgetWhatIsShown,
+    Sabotage::AcknowledgeFirst,
 ];
 
 #[cfg(debug_assertions)]

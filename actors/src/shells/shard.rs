@@ -80,7 +80,7 @@ impl Actor for ShardActor {
 impl ShardActor {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let peers: Peers = self.board.peers_of(&self.shard);
-        self.apply(ShardEvent::Tick(peers), ctx);
+        self.apply(ShardEvent::Tick { peers, held: self.board.is_held() }, ctx);
         ctx.run_later(TICK, Self::tick);
     }
 

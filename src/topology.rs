@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
-use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
+use sluicebox_actors::machines::shard::{Extent, OnGap, ShardConfig};
 use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::window::Windowing;
@@ -309,6 +309,7 @@ fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
             settings::OnGap::Continue => OnGap::Continue,
         },
         drain,
+        extent: Extent::Endless,
         breaker: BreakerConfig {
             enabled: settings.breaker.enabled,
             share: settings.breaker.share,

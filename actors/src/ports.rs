@@ -62,6 +62,11 @@ pub trait Stream: Send + Sync {
     async fn shards(&self) -> Result<Vec<ShardInfo>>;
     /// Records after a position: at least one if there is one, else at most `max_records` and `max_bytes` (of weight).
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read>;
+    /// What a store remembers: up to this position the shard was read completely until this time of the stream's clock. Spares
+    /// a shard that was silent for longer than the retention a false gap, where a stream can't tell silence from loss by itself.
+    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) {
+        let _ = (shard, after, fresh_us);
+    }
     /// Number of the newest record of a shard, for people; none where numbers are not dense, as in Kinesis, or nothing was put.
     async fn newest(&self, shard: &ShardId) -> Result<Option<Sequence>> {
         let _ = shard;

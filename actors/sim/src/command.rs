@@ -26,11 +26,13 @@ pub struct Command {
     pub tell: u64,
     /// Several workers share the shards of each world.
     pub fleet: bool,
+    /// Batches of records are handed to invocations of a function.
+    pub lambda: bool,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false }
+        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false, lambda: false }
     }
 }
 
@@ -42,7 +44,7 @@ struct Crowd {
 }
 
 impl Command {
-    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1`.
+    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1`, or `--lambda 1`.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut command = Self::default();
         for pair in arguments.chunks(2) {
@@ -55,8 +57,9 @@ impl Command {
                 "--minutes" => command.minutes = Some(number),
                 "--tell" => command.tell = number,
                 "--fleet" => command.fleet = number != 0,
+                "--lambda" => command.lambda = number != 0,
                 other => {
-                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet";
+                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet, --lambda";
                     return Err(format!("unknown `{other}`; there are {known}"));
                 }
             }
@@ -99,7 +102,7 @@ impl Command {
                 &format!(
                     "{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1{}\n",
                     failure.seed,
-                    if self.fleet { " --fleet 1" } else { "" }
+                    if self.fleet { " --fleet 1" } else if self.lambda { " --lambda 1" } else { "" }
                 ),
             );
         }
@@ -115,7 +118,11 @@ impl Command {
             }
             let mut met = Coverage::default();
             for seed in first..end.min(first + AT_ONCE) {
-                let survived = if self.fleet { arena.survive_fleet(seed) } else { arena.survive(seed) };
+                let survived = match (self.fleet, self.lambda) {
+                    (true, _) => arena.survive_fleet(seed),
+                    (false, true) => arena.survive_lambda(seed),
+                    (false, false) => arena.survive(seed),
+                };
                 match survived {
                     Ok(survived) => met.add(&survived.coverage),
                     Err(failure) => {

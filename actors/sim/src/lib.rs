@@ -2,7 +2,7 @@
 //! on one thread, with every operation at the mercy of a plan.
 //!
 //! Read downward: [`sim`] runs processes over a world; [`swarm`] draws random worlds and random faults from a seed, and [`fleet`]
-//! lets several workers share them; [`oracle`] says what must be true in the end; [`process`] is the one wrapper through which
+//! lets several workers share them, [`lambda`] has the records handed over by somebody who repeats himself; [`oracle`] says what must be true in the end; [`process`] is the one wrapper through which
 //! every operation goes; [`plan`] decides what goes wrong; [`store`] is what lasts, with the rules that hold at every change;
 //! [`files`], [`faulty`] and [`engine`] are the ports that need more than a line; [`truth`] is what really came in.
 #![allow(missing_docs, reason = "types and functions say what they are for; the fields of a test's world are their own words")]
@@ -13,6 +13,7 @@ pub mod engine;
 pub mod faulty;
 pub mod files;
 pub mod fleet;
+pub mod lambda;
 pub mod marks;
 pub mod oracle;
 pub mod plan;

@@ -93,7 +93,7 @@ impl Arena {
 
 /// Most worlds are tiny: what goes wrong there goes wrong soon, and is easy to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Size {
+pub(crate) enum Size {
     Tiny,
     Middle,
     Large,
@@ -108,7 +108,7 @@ impl Size {
         }
     }
 
-    fn of<T>(self, tiny: T, middle: T, large: T) -> T {
+    pub(crate) fn of<T>(self, tiny: T, middle: T, large: T) -> T {
         match self {
             Self::Tiny => tiny,
             Self::Middle => middle,
@@ -163,7 +163,7 @@ fn settings(sim: &Sim) -> String {
 }
 
 /// One of the open shards is split, or two are merged; records for whatever came out of it.
-fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
+pub(crate) fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
     let open = sim.open_shards();
     let first = open[rng.below(open.len() as u64) as usize];
     let second = open.iter().copied().find(|other| *other != first).filter(|_| rng.below(3) == 0);
@@ -178,7 +178,7 @@ fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
 pub(crate) struct Life {
     pub(crate) sim: Sim,
     rng: Rng,
-    size: Size,
+    pub(crate) size: Size,
     serves: bool,
     pub(crate) drawn: Vec<String>,
     pub(crate) survived: Survived,
@@ -268,6 +268,14 @@ impl Life {
         let mut broken = std::mem::take(&mut self.sim.store().violations);
         broken.extend(end);
         self.judge(broken)
+    }
+
+    /// Many processes of the chaos, and what was seen to be wrong while they lived.
+    pub(crate) fn took_part_all(&mut self, ran: Vec<(String, Ran)>, wrong: Vec<String>) -> Result<(), Box<Failure>> {
+        for (who, ran) in ran {
+            self.took_part(&who, ran)?;
+        }
+        self.judge(wrong)
     }
 
     fn note(&mut self, ran: Ran) {

@@ -22,9 +22,16 @@ pub enum Sabotage {
     ReuseTheKey,
     /// Gold is told of an epoch before its compare-and-set.
     TellGoldBeforeCommit,
+    /// Records that are handed over once more count once more.
+    CountAgain,
+    /// A batch is acknowledged whatever became of it.
+    AnswerBeforeCommit,
 }
 
-/// All of them.
+/// Those that an invocation of a function can break, and no worker that reads for itself.
+pub const HANDED: [Sabotage; 2] = [Sabotage::CountAgain, Sabotage::AnswerBeforeCommit];
+
+/// All the others.
 pub const ALL: [Sabotage; 7] = [
     Sabotage::SkipTheSwap,
     Sabotage::PublishBeforeCommit,

@@ -25,7 +25,7 @@ impl Clock for Then {
 }
 
 /// The Kinesis API on the stream of a site; its settings lead there.
-fn served(site: Site) -> (Site, Server) {
+pub(crate) fn served(site: Site) -> (Site, Server) {
     let server = Server::new(site.data().join("stream"), Arc::new(Then), Options::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("aws.endpoint=http://{}", listener.local_addr().unwrap());
@@ -40,7 +40,7 @@ fn served(site: Site) -> (Site, Server) {
 }
 
 /// Demo events as Kinesis would stamp them: to the millisecond.
-fn stamped() -> Site {
+pub(crate) fn stamped() -> Site {
     let site = Site::empty();
     site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site

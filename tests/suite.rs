@@ -19,6 +19,7 @@ mod engine {
 #[cfg(debug_assertions)]
 mod kill;
 mod kinesis;
+mod lambda;
 mod read {
     mod finished_run;
     mod ports;

@@ -10,7 +10,7 @@ use sluicebox_sim::trace::Keep;
 
 use crate::threads::for_each_below;
 
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 300;
 
 /// What the seeds are for: it must have happened.
 const SITUATIONS: [&str; 14] = [

@@ -89,6 +89,9 @@ pub fn validate(loaded: &Loaded, mapping: Option<&Path>, output: &mut Output) ->
         refuse("store.kind", message, "set store.kind = \"aws\": rows in DynamoDB, objects and tables in S3");
     }
     let mut notes = Vec::new();
+    if settings.collect.after_epochs > 16 {
+        notes.push("every tick reads all epochs that are not collected yet: collect.after_epochs = 8 spares most of that".to_owned());
+    }
     if settings.gold.iter().any(|gold| gold.max_wait.is_some()) {
         notes.push("`gold.max_wait` is not in force: no tick lives long enough to wait, and a window that is held back stays so".to_owned());
     }

@@ -63,10 +63,13 @@ pub async fn ingest(parts: Parts, places: Places, handed: Handed, time: Duration
         return Ok(Ingested { committed: last.unwrap_or_default(), fault });
     }
     // Whatever became of the work, and whoever did it: only the row knows.
-    let row = retrying(parts.clock.clone(), "reading back what is committed", || parts.rows.shard(&shard));
-    match tokio::time::timeout(READ_BACK, row).await {
-        Ok(row) => Ok(Ingested { committed: row?.map_or(Position::START, |row| row.position), fault }),
-        Err(_) => Err(fault.unwrap_or_else(|| Fault::retry(format!("the row of {shard} can't be read")))),
+    let look = move |over| async move {
+        let row = retrying(parts.clock.clone(), "reading back what is committed", || parts.rows.shard(&shard));
+        in_time(&over, row).await
+    };
+    match within(READ_BACK, look).await {
+        Ok(row) => Ok(Ingested { committed: row.map_or(Position::START, |row| row.position), fault }),
+        Err(unread) => Err(fault.unwrap_or(unread)),
     }
 }
 

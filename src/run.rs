@@ -1,7 +1,7 @@
 //! The life of a run: threads, signals, status for people, and the end.
 //!
-//! Owns: the actix system and its arbiters, for a run and for invocations, SIGTERM and Ctrl-C, `state/status.json`. Does not own: what runs
-//! (sluicebox_actors::pipeline), what it runs on (topology).
+//! Owns: the actix system and its arbiters, for a run and for invocations, SIGTERM and Ctrl-C, `state/status.json`. Does not own:
+//! what runs (sluicebox_actors::pipeline), what it runs on (topology).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;

@@ -1,4 +1,4 @@
-//! Goal: the program as Lambda starts it makes the tables of a quiet run, whatever is handed over again and however often it dies.
+//! Goal: the program as Lambda starts it makes the tables of a quiet run, whatever comes again and however often it dies.
 
 mod runtime_api;
 
@@ -11,7 +11,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use runtime_api::{Caller, Reply};
 use serde_json::{Value, json};
-use sluicebox::run::block_on;
 use sluicebox_actors::model::position::{Sequence, ShardId};
 use sluicebox_actors::model::record::RawRecord;
 use sluicebox_aws::client::{self, ClientSettings};
@@ -42,6 +41,8 @@ const TICKS_MAX: usize = 10;
 struct Mapping<'a> {
     site: &'a Site,
     api: SdkApi,
+    /// Connections live as long as the runtime they were made on.
+    runtime: tokio::runtime::Runtime,
     caller: Caller,
     sandbox: Option<Running>,
     sandboxes: usize,
@@ -54,27 +55,28 @@ impl<'a> Mapping<'a> {
     fn new(site: &'a Site, caller: Caller) -> Self {
         let endpoint = Some(site.setting("aws.endpoint").to_owned());
         let settings = ClientSettings { endpoint, region: Some("us-east-1".to_owned()), ..ClientSettings::default() };
-        let config = block_on(client::load(&settings)).unwrap().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let config = runtime.block_on(client::load(&settings)).unwrap();
         let config = aws_sdk_kinesis::config::Builder::from(&config);
         let keys = aws_sdk_kinesis::config::Credentials::new("none", "none", None, None, "test");
         let api = SdkApi::new(aws_sdk_kinesis::Client::from_conf(config.credentials_provider(keys).build()), "events");
-        Self { site, api, caller, sandbox: None, sandboxes: 0, done: BTreeMap::new(), failures: 0 }
+        Self { site, api, runtime, caller, sandbox: None, sandboxes: 0, done: BTreeMap::new(), failures: 0 }
     }
 
     /// The next records of a shard, and whether it ends behind them.
     fn poll(&self, shard: &ShardId, after: Option<Sequence>, limit: usize) -> (Vec<RawRecord>, bool) {
         let begin = after.map_or(Begin::Horizon, Begin::After);
-        let answer = block_on(async {
+        let answer = self.runtime.block_on(async {
             let iterator = self.api.iterator(shard, begin).await?;
             self.api.records(&iterator, limit).await
         });
-        let batch = answer.unwrap().unwrap();
+        let batch = answer.unwrap();
         (batch.records, batch.next.is_none())
     }
 
     /// One round over all shards, parents first: is nothing left?
     fn round(&mut self) -> bool {
-        let listed = block_on(self.api.list_shards(None)).unwrap().unwrap().shards;
+        let listed = self.runtime.block_on(self.api.list_shards(None)).unwrap().shards;
         let mut quiet = true;
         for info in &listed {
             let is_done = |parent: &ShardId| self.done.get(parent).is_some_and(|(_, ended)| *ended);
@@ -93,7 +95,7 @@ impl<'a> Mapping<'a> {
             quiet = false;
             let done = self.hand_over(&info.shard, &records);
             // Every other batch comes once more, with what was before it and behind it.
-            if done > 0 && self.sandboxes % 2 == 0 {
+            if done > 0 && self.sandboxes.is_multiple_of(2) {
                 let (more, _) = self.poll(&info.shard, after, BATCH + 7);
                 self.hand_over(&info.shard, &more[..more.len().min(done + 3)]);
             }

@@ -1,7 +1,7 @@
 //! `sluicebox lambda`: the pipeline as a function of AWS Lambda, and what has to be true of its settings for that.
 //!
-//! Owns: its flags, the start as `bootstrap`, which settings of a pipeline suit. Does not own: invocations (sluicebox_lambda), the
-//! threads below them (run), the wiring (topology).
+//! Owns: its flags, the start as `bootstrap`, which settings of a pipeline suit. Does not own: invocations
+//! (sluicebox_lambda), the threads below them (run), the wiring (topology).
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ pub enum RoleArg {
     Tick,
 }
 
-/// The arguments as they are meant: a program that Lambda starts is given none, and means `lambda` with the pipeline file beside it.
+/// The arguments as they are meant: a program that Lambda starts is given none, and means `lambda` with the file beside it.
 pub fn arguments(given: impl Iterator<Item = OsString>, has: impl Fn(&str) -> bool) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = given.collect();
     let program = arguments.first().map(PathBuf::from).unwrap_or_default();
@@ -90,13 +90,19 @@ pub fn validate(loaded: &Loaded, mapping: Option<&Path>, output: &mut Output) ->
     }
     let mut notes = Vec::new();
     if settings.collect.after_epochs > 16 {
-        notes.push("every tick reads all epochs that are not collected yet: collect.after_epochs = 8 spares most of that".to_owned());
+        notes.push(
+            "every tick reads all epochs that are not collected yet: collect.after_epochs = 8 spares most of that".to_owned(),
+        );
     }
     if settings.gold.iter().any(|gold| gold.max_wait.is_some()) {
-        notes.push("`gold.max_wait` is not in force: no tick lives long enough to wait, and a window that is held back stays so".to_owned());
+        notes.push(
+            "`gold.max_wait` is not in force: no tick lives long enough to wait, and a window that is held back stays so"
+                .to_owned(),
+        );
     }
     if settings.breaker.enabled {
-        notes.push("the breaker looks at one batch at a time: a storm in batches below breaker.window becomes letters".to_owned());
+        notes
+            .push("the breaker looks at one batch at a time: a storm in batches below breaker.window becomes letters".to_owned());
     }
     if let Some(path) = mapping {
         let json = std::fs::read_to_string(path).map_err(|error| {

@@ -76,7 +76,7 @@ impl Event {
     pub fn batch(self) -> Result<Option<Batch>> {
         if self.window.is_some() {
             return Err(Fault::config(
-                "the event source mapping has a tumbling window, whose state and time of arrival are not what Gold is made of: set \
+                "the event source mapping has a tumbling window, and Gold is made of windows of event time: set \
                  TumblingWindowInSeconds to 0",
             ));
         }
@@ -124,7 +124,7 @@ impl Item {
         let data = data.map_err(|_| Fault::corrupt(format!("record {sequence} of an event is not base64")))?;
         // Seconds as a binary fraction miss the millisecond by a hair.
         let arrival_ms = (record.approximate_arrival_timestamp * 1_000.0).round();
-        if !(arrival_ms.abs() < 1e15) {
+        if arrival_ms.is_nan() || arrival_ms.abs() >= 1e15 {
             return Err(Fault::corrupt(format!("record {sequence} of an event has no time of arrival")));
         }
         Ok(RawRecord {
@@ -212,7 +212,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn payloads_come_out_as_they_were_put(data in proptest::collection::vec(any::<u8>(), 0..200), ms in 0..4_000_000_000_000i64) {
+        fn payloads_come_out_as_they_were_put(
+            data in proptest::collection::vec(any::<u8>(), 0..200),
+            ms in 0..4_000_000_000_000i64,
+        ) {
             let mut item = item("s-0", "7", &data);
             item["kinesis"]["approximateArrivalTimestamp"] = json!(ms as f64 / 1_000.0);
             let batch = batch(vec![item]).expect("reads").expect("a record");

@@ -24,12 +24,8 @@ const UNKNOWN: Duration = Duration::from_secs(60);
 /// A deadline that has passed by so much is none.
 const PAST_US: i64 = 3_600_000_000;
 /// What the runtime's loop reads from its environment.
-const NEEDED: [&str; 4] = [
-    "AWS_LAMBDA_RUNTIME_API",
-    "AWS_LAMBDA_FUNCTION_NAME",
-    "AWS_LAMBDA_FUNCTION_VERSION",
-    "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
-];
+const NEEDED: [&str; 4] =
+    ["AWS_LAMBDA_RUNTIME_API", "AWS_LAMBDA_FUNCTION_NAME", "AWS_LAMBDA_FUNCTION_VERSION", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"];
 
 /// A pipeline that is invoked.
 #[derive(Clone)]
@@ -70,8 +66,8 @@ impl Function {
     pub async fn invoke(&self, event: Event, invocation: &Invocation) -> Result<Value> {
         let role = self.role.or_else(|| event.role()).ok_or_else(|| {
             Fault::config(
-                "an event that is neither a batch of Kinesis records nor a schedule's: map the function to a Kinesis stream, or say \
-                 `--role tick` (SLUICEBOX_ROLE=tick) where a schedule sends an input of its own",
+                "an event that is neither a batch of Kinesis records nor a schedule's: map the function to a Kinesis stream, or \
+                 say `--role tick` (SLUICEBOX_ROLE=tick) where a schedule sends an input of its own",
             )
         })?;
         let (parts, time) = (self.parts(invocation), invocation.time(self.parts.clock.now_us()));

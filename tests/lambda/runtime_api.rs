@@ -119,7 +119,11 @@ async fn answered(State(desk): State<Arc<Desk>>, Path((id, what)): Path<(u64, St
     let Some(tell) = desk.running.lock().unwrap().remove(&id) else { return StatusCode::BAD_REQUEST };
     let text = || String::from_utf8_lossy(&body).into_owned();
     // The test may have ended.
-    drop(tell.send(if what == "response" { Reply::Answer(serde_json::from_slice(&body).unwrap()) } else { Reply::Error(text()) }));
+    drop(tell.send(if what == "response" {
+        Reply::Answer(serde_json::from_slice(&body).unwrap())
+    } else {
+        Reply::Error(text())
+    }));
     StatusCode::ACCEPTED
 }
 
@@ -129,7 +133,8 @@ fn posted(address: &str, event: &str, timeout: Duration) -> Reply {
     let (length, timeout_ms) = (event.len(), timeout.as_millis());
     write!(
         stream,
-        "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nX-Timeout-Ms: {timeout_ms}\r\n\
+        "POST /2015-03-31/functions/f/invocations HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+         X-Timeout-Ms: {timeout_ms}\r\n\
          Content-Length: {length}\r\n\r\n{event}"
     )
     .unwrap();

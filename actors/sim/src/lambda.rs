@@ -1,4 +1,4 @@
-//! A function: an event source mapping hands batches of records over, one shard at a time each, and repeats itself: whole batches,
+//! A function: an event source mapping hands batches of records over, of one shard each, and repeats itself: whole batches,
 //! halves, the rest from any record on, older ones, one batch to two invocations at once, while invocations die, freeze, wake up
 //! after they were given up, and shards split and merge. Beside it ticks come when they come. Then peace: every batch is handed
 //! over until it is acknowledged, some more ticks, and everything but the windows that are still open must be right; then one
@@ -67,7 +67,7 @@ impl Arena {
 }
 
 /// What Lambda makes of an answer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug)]
 enum Answer {
     Done,
     /// Everything from this record on is not done.

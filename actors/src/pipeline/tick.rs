@@ -81,8 +81,8 @@ struct Round {
 impl Round {
     async fn visit_all(&mut self) -> Result<()> {
         let parts = self.parts.clone();
-        let mut rows = in_time(&self.over, retrying(parts.clock.clone(), "creating rows of shards", || rows_of_all_listed(&parts)))
-            .await?;
+        let mut rows =
+            in_time(&self.over, retrying(parts.clock.clone(), "creating rows of shards", || rows_of_all_listed(&parts))).await?;
         let mut visited = BTreeSet::new();
         // The end of one shard lets another open.
         while let Some(row) = rows.iter().find(|row| !visited.contains(&row.shard) && may_open(&parts, row, &rows)) {
@@ -93,7 +93,8 @@ impl Round {
             if let Err(fault) = self.visit(row).await {
                 self.fault(shard, fault);
             }
-            rows = in_time(&self.over, retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards())).await?;
+            rows =
+                in_time(&self.over, retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards())).await?;
         }
         Ok(())
     }

@@ -349,7 +349,10 @@ impl Poller {
         }
         let info = self.info(shard).await?;
         let range = info.hash_start..=info.hash_end;
-        let (counts, count) = (&self.counts, |counter: &AtomicU64| drop(counter.fetch_add(1, Ordering::Relaxed)));
+        let counts = &self.counts;
+        let count = |counter: &AtomicU64| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
         Ok(kpl::open_all(batch.records.clone(), &range, bounds, |opened| match opened {
             Opened::Plain(_) => {}
             Opened::Parts(_) => count(&counts.opened),

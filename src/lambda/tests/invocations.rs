@@ -1,4 +1,4 @@
-//! Goal: a Kinesis event becomes tables exactly once, whatever Lambda hands over again, and only what is committed is acknowledged.
+//! Goal: an event becomes tables exactly once, whatever Lambda hands over again, and only what is committed is acknowledged.
 
 use std::time::Duration;
 

@@ -303,7 +303,8 @@ impl<'a> EpochWalk<'a> {
         report.add(8, &self.scope, says, self.gaps.0, self.gaps.1, COUNTERS);
         if self.handed > 0 {
             report.unproven_starts += self.handed;
-            let what = format!("{} epochs begin with records that were handed over: what lay before those is not proved", self.handed);
+            let what = "epochs begin with records that were handed over: that nothing lay before those is not proved";
+            let what = format!("{} {what}", self.handed);
             report.find(Finding::info(what).of_shard(&self.row.shard));
         }
         if self.seen != self.row.epoch {

@@ -102,7 +102,13 @@ impl Command {
                 &format!(
                     "{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1{}\n",
                     failure.seed,
-                    if self.fleet { " --fleet 1" } else if self.lambda { " --lambda 1" } else { "" }
+                    if self.fleet {
+                        " --fleet 1"
+                    } else if self.lambda {
+                        " --lambda 1"
+                    } else {
+                        ""
+                    }
                 ),
             );
         }

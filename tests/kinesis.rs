@@ -40,7 +40,7 @@ pub(crate) fn served(site: Site) -> (Site, Server) {
 }
 
 /// Demo events as Kinesis would stamp them: to the millisecond.
-pub(crate) fn stamped() -> Site {
+fn stamped() -> Site {
     let site = Site::empty();
     site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site

@@ -17,9 +17,9 @@ use sluicebox_aws::client::{self, ClientSettings};
 use sluicebox_aws::kinesis::api::{Api, Begin};
 use sluicebox_aws::kinesis::sdk::SdkApi;
 
-use super::kinesis::{served, stamped};
+use super::kinesis::served;
 use super::support::process::Running;
-use super::support::site::Site;
+use super::support::site::{Site, events};
 
 /// Where each process dies: in every step of an invocation, and of what the next one does about it.
 const DEATHS: [&str; 8] = [
@@ -32,6 +32,7 @@ const DEATHS: [&str; 8] = [
     "takeover.after_discard:5",
     "shard.dispatch:9",
 ];
+const EVENTS: u64 = 2_500;
 const BATCH: usize = 60;
 /// Far beyond what an invocation takes here.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -192,12 +193,16 @@ fn bootstrap(site: &Site, runtime_api: &str, death: Option<&str>, number: usize)
 }
 
 fn by_way_of(caller: Caller) {
-    let local = stamped();
+    let local = Site::empty();
+    // As Kinesis would stamp them: to the millisecond.
+    let mut stamped = events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000));
+    local.put(stamped.by_ref().take(EVENTS as usize * 4 / 5));
     let stream = local.stream();
     let shard = stream.shards_blocking().unwrap()[0].clone();
     // Split before anybody looks: the parent must be done before its children.
     stream.split(&shard.shard, shard.hash_start + (shard.hash_end - shard.hash_start) / 2).unwrap();
     drop(stream);
+    local.put(stamped);
     let (site, _server) = served(Site::with_stream_of(&local));
     let expected = local.finish();
     let mut mapping = Mapping::new(&site, caller);

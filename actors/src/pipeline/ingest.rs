@@ -110,7 +110,7 @@ async fn take_in(parts: Parts, places: Places, handed: Handed, over: Flag) -> Re
 async fn way_to(parts: &Parts, places: &Places, shard: &ShardId, over: &Flag) -> Result<ShardRow> {
     let clock = || parts.clock.clone();
     let row = in_time(over, retrying(clock(), "reading a shard's row", || parts.rows.shard(shard))).await?;
-    // Before a shard is taken for the first time, whatever is listed has a row: else this one alone would say what all have passed.
+    // Before a shard is taken for the first time, whatever is listed has a row: else it alone would say what all have passed.
     if let Some(row) = row.filter(|row| row.state != ShardState::Blocked && row.lease_epoch > 0) {
         return Ok(row);
     }

@@ -23,6 +23,7 @@ pub mod error;
 pub mod gold;
 pub mod iam_policy;
 pub mod init;
+pub mod lambda;
 pub mod logs;
 pub mod put;
 pub mod query;
@@ -129,6 +130,8 @@ pub enum Verb {
     /// The embedded stream as a service
     #[command(subcommand)]
     Stream(stream::StreamVerb),
+    /// Answers AWS Lambda: batches of a Kinesis stream, and a schedule
+    Lambda(lambda::LambdaArgs),
     /// Tries records in a process of its own; `run` starts it after deaths that it can't explain
     #[command(hide = true)]
     Trial(trial::TrialArgs),
@@ -199,7 +202,8 @@ fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(Stri
 
 /// Reads the arguments, does what they say, and tells how it went.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = lambda::arguments(std::env::args_os(), |name| std::env::var_os(name).is_some());
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version go to stdout with exit 0, the rest to stderr with 2; clap knows which.
         Err(help) => {
@@ -233,6 +237,7 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::IamPolicy(args) => iam_policy::run(args, context),
         Verb::Sinks(args) => sinks::run(args, context),
         Verb::Stream(verb) => stream::run(verb, context),
+        Verb::Lambda(args) => lambda::run(args, context),
         Verb::Trial(args) => trial::run(args, context),
     }
 }
@@ -241,7 +246,7 @@ impl Verb {
     /// Runs long without a person watching: its log is worth more lines.
     fn chatty(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Stream(_) => !std::io::stderr().is_terminal(),
+            Self::Run(_) | Self::Stream(_) | Self::Lambda(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
             Self::Gold(_)
             | Self::Audit(_)

@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
-use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
+use sluicebox_actors::machines::shard::{Extent, OnGap, ShardConfig};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::window::Windowing;
@@ -285,6 +285,7 @@ fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
             settings::OnGap::Continue => OnGap::Continue,
         },
         drain,
+        extent: Extent::Endless,
         breaker: BreakerConfig {
             enabled: settings.breaker.enabled,
             share: settings.breaker.share,

@@ -39,7 +39,7 @@ impl Clock for Onwards {
 }
 
 /// The Kinesis API on the stream of a site; its settings lead there.
-fn served(site: Site) -> (Site, Server) {
+pub(crate) fn served(site: Site) -> (Site, Server) {
     served_by(site, Arc::new(Then))
 }
 

@@ -21,6 +21,7 @@ mod iam;
 #[cfg(debug_assertions)]
 mod kill;
 mod kinesis;
+mod lambda;
 mod read {
     mod finished_run;
     mod ports;

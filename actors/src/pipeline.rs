@@ -5,8 +5,16 @@
 
 mod crew;
 mod fleet;
+mod handed;
+mod ingest;
 mod supervisor;
+mod tick;
+mod turn;
 mod wiring;
+
+pub use ingest::{Handed, Ingested, Open, ingest};
+pub use tick::{Ticked, tick};
+pub use turn::owner_until;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -7,6 +7,7 @@ mod drain;
 mod faults;
 mod fleet;
 mod idle;
+mod lambda;
 mod provisional;
 mod seeds;
 mod sinks;

@@ -154,6 +154,7 @@ mod tests {
             fresh_us: None,
             processed_at_us: 0,
             bronze_on: true,
+            unproven_start: true,
             counts: Counts { received: 1, gold: [("t".to_owned(), GoldCounts::default())].into(), ..Counts::default() },
             totals: Counts::default(),
             previous: Some(Hash::of(b"previous")),

@@ -325,6 +325,7 @@ impl<'a> ShardRun<'a> {
             fresh_us: None,
             processed_at_us: TEN,
             bronze_on: self.world.bronze_on,
+            unproven_start: false,
             counts,
             totals: self.totals.clone(),
             previous: self.row.object.as_ref().map(|object| object.sha256.clone()),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
-use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
+use sluicebox_actors::machines::shard::{Extent, OnGap, ShardConfig};
 use sluicebox_actors::model::fault::Fault;
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::position::{Position, ShardId};
@@ -326,7 +326,7 @@ impl Sim {
         if self.failover.is_some() { format!("simulated:{number}") } else { self.config.owner.clone() }
     }
 
-    fn seeded(&self, plan: Plan) -> Plan {
+    pub fn seeded(&self, plan: Plan) -> Plan {
         Plan { seed: plan.seed ^ self.seed.rotate_left(32), ..plan }
     }
 
@@ -340,26 +340,11 @@ impl Sim {
     #[expect(clippy::disallowed_methods, reason = "the simulation's clock is tokio's paused one")]
     pub async fn process(&self, plan: Plan, script: Script) -> Ran {
         let patience = plan.patience;
-        let (store, tools, having) = (&self.store, &self.tools, self.store().having);
-        let process = Process::new(store.clone(), plan, self.keep, self.config.in_flight);
-        let board = Arc::new(Board::default());
-        let parts = Parts {
-            stream: process.clone(),
-            rows: process.clone(),
-            blobs: process.clone(),
-            outputs: (tools.outputs)(&process),
-            gold_files: (tools.gold_files)(&process),
-            ledger: process.clone(),
-            sinks: sinks(&process, self.sinks),
-            engine: Arc::new(Faulty::new(process.clone(), (tools.engine)(having))),
-            clock: process.clone(),
-            board: board.clone(),
-            fleet: self.failover.map(|failover| Fleet { leases: process.clone(), failover, thread: None }),
-            config: Arc::new(PipelineConfig { owner: self.owner(process.number), ..self.config.clone() }),
-        };
+        let (process, parts) = self.starts(plan);
         let (stop, stopping) = watch::channel(false);
-        let started = tokio::time::Instant::now();
-        let script = script(Hands { store: store.clone(), stop: stop.clone(), board: board.clone(), process: process.clone() });
+        let (started, board) = (tokio::time::Instant::now(), parts.board.clone());
+        let hands = Hands { store: self.store.clone(), stop: stop.clone(), board: board.clone(), process: process.clone() };
+        let script = script(hands);
         let script = async move {
             script.await;
             std::future::pending::<()>().await;
@@ -374,10 +359,35 @@ impl Sim {
             () = script => End::Hung,
             () = tokio::time::sleep(patience) => End::Hung,
         };
-        process.die();
         drop(stop);
-        let took = started.elapsed();
-        let mut store = lock(store);
+        self.ends(&process, end, board, started.elapsed())
+    }
+
+    /// A process that begins to live, and the world as it sees it.
+    pub fn starts(&self, plan: Plan) -> (Arc<Process>, Parts) {
+        let (tools, having) = (&self.tools, self.store().having);
+        let process = Process::new(self.store.clone(), plan, self.keep, self.config.in_flight);
+        let parts = Parts {
+            stream: process.clone(),
+            rows: process.clone(),
+            blobs: process.clone(),
+            outputs: (tools.outputs)(&process),
+            gold_files: (tools.gold_files)(&process),
+            ledger: process.clone(),
+            sinks: sinks(&process, self.sinks),
+            engine: Arc::new(Faulty::new(process.clone(), (tools.engine)(having))),
+            clock: process.clone(),
+            board: Arc::new(Board::default()),
+            fleet: self.failover.map(|failover| Fleet { leases: process.clone(), failover, thread: None }),
+            config: Arc::new(PipelineConfig { owner: self.owner(process.number), ..self.config.clone() }),
+        };
+        (process, parts)
+    }
+
+    /// From now on nothing of it has an effect.
+    pub fn ends(&self, process: &Process, end: End, board: Arc<Board>, took: Duration) -> Ran {
+        process.die();
+        let mut store = lock(&self.store);
         store.now_us = store.now_us.max(process.world_now_us()) + SECOND;
         drop(store);
         let trace = process.trace();
@@ -419,6 +429,7 @@ pub fn config() -> PipelineConfig {
             poll_us: 100_000,
             on_gap: OnGap::Halt,
             drain: true,
+            extent: Extent::Endless,
             breaker,
         },
         restart: RestartConfig { backoff_min_us: 10_000, backoff_max_us: SECOND, intensity: 1_000_000, period_us: 60 * SECOND },

@@ -97,7 +97,7 @@ impl Arena {
 
 /// Most worlds are tiny: what goes wrong there goes wrong soon, and is easy to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Size {
+pub(crate) enum Size {
     Tiny,
     Middle,
     Large,
@@ -112,7 +112,7 @@ impl Size {
         }
     }
 
-    fn of<T>(self, tiny: T, middle: T, large: T) -> T {
+    pub(crate) fn of<T>(self, tiny: T, middle: T, large: T) -> T {
         match self {
             Self::Tiny => tiny,
             Self::Middle => middle,
@@ -173,7 +173,7 @@ fn settings(sim: &Sim) -> String {
 }
 
 /// One of the open shards is split, or two are merged; records for whatever came out of it.
-fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
+pub(crate) fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
     let open = sim.open_shards();
     let first = open[rng.below(open.len() as u64) as usize];
     let second = open.iter().copied().find(|other| *other != first).filter(|_| rng.below(3) == 0);
@@ -214,7 +214,7 @@ impl ButForSinks for Outcome {
 pub(crate) struct Life {
     pub(crate) sim: Sim,
     rng: Rng,
-    size: Size,
+    pub(crate) size: Size,
     serves: bool,
     pub(crate) drawn: Vec<String>,
     pub(crate) survived: Survived,
@@ -305,6 +305,14 @@ impl Life {
         let mut broken = std::mem::take(&mut self.sim.store().violations);
         broken.extend(end);
         self.judge(broken)
+    }
+
+    /// Many processes of the chaos, and what was seen to be wrong while they lived.
+    pub(crate) fn took_part_all(&mut self, ran: Vec<(String, Ran)>, wrong: Vec<String>) -> Result<(), Box<Failure>> {
+        for (who, ran) in ran {
+            self.took_part(&who, ran)?;
+        }
+        self.judge(wrong)
     }
 
     fn note(&mut self, ran: Ran) {

@@ -21,6 +21,7 @@ use crate::model::epoch::{
 };
 use crate::model::fault::{Fault, Result};
 use crate::model::ledger::Counts;
+use crate::model::position::Position;
 use crate::model::row::{Fence, ShardRow, ShardState};
 use crate::model::sabotage::{self, Sabotage};
 use crate::ports::{Cas, CommitPermit, GoldTable};
@@ -43,6 +44,8 @@ pub struct CommitConfig {
     pub fingerprint: String,
     /// Is Bronze written?
     pub bronze_on: bool,
+    /// The epoch that begins here takes in records that somebody else has read; none = all were read in one piece.
+    pub handed_after: Option<Position>,
     /// Number of partitions.
     pub partitions: usize,
     /// The Gold tables: for how long a window's ordinal must be remembered.
@@ -419,6 +422,7 @@ impl CommitMachine {
             fresh_us: seal.fresh_us.max(self.history.fresh_us),
             processed_at_us: seal.opened.processed_at_us,
             bronze_on: self.config.bronze_on,
+            unproven_start: seal.records > 0 && self.config.handed_after == Some(seal.from),
             counts,
             totals,
             previous: self.row.object.as_ref().map(|object| object.sha256.clone()),

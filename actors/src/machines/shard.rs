@@ -29,6 +29,18 @@ const RENEWAL_US: i64 = 3_600_000_000;
 /// … and no older than this when reading ends.
 const LAST_RENEWAL_US: i64 = 60_000_000;
 
+/// How much one generation reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Extent {
+    /// Whatever comes, until told to stop.
+    #[default]
+    Endless,
+    /// What somebody else has read and hands over: it ends here, is committed at once, and then the generation has finished.
+    Handed(Position),
+    /// One look: what the first answer and the other shards allow without a record is committed, and then it has finished.
+    Once,
+}
+
 /// Settings of a shard. Times in microseconds, sizes in bytes.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -44,6 +56,8 @@ pub struct ShardConfig {
     pub on_gap: OnGap,
     /// Read to the end, commit, and report quiet.
     pub drain: bool,
+    /// How much one generation reads.
+    pub extent: Extent,
     /// The storm breaker.
     pub breaker: BreakerConfig,
 }
@@ -185,6 +199,18 @@ fn hole(after: Position, records: &[RawRecord]) -> Option<Position> {
     None
 }
 
+/// What a shard with nothing to read would commit after this answer, as things stand: the bound, if it moves. Nothing is taken
+/// for that, and nobody is disturbed.
+pub fn idle_bound(mut machine: ShardMachine, read: Read, peers: Peers, now_us: i64) -> Option<Bound> {
+    machine.apply(ShardEvent::Started, now_us);
+    machine.apply(ShardEvent::Read(read), now_us);
+    machine.apply(ShardEvent::Tick { peers, held: false }, now_us).into_iter().find_map(|effect| match effect {
+        ShardEffect::Barrier(seal) => Some(seal.next.bound),
+        ShardEffect::Fetch(_) | ShardEffect::Dispatch(_) | ShardEffect::Quiet | ShardEffect::NotQuiet => None,
+        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Tripped(_) => None,
+    })
+}
+
 /// The state machine of one shard in one generation.
 #[derive(Debug)]
 pub struct ShardMachine {
@@ -210,6 +236,8 @@ pub struct ShardMachine {
     asked_us: i64,
     next_fetch_us: i64,
     caught_up: bool,
+    looked: bool,
+    told_of_peers: bool,
     in_partitions: u64,
     ended: Option<Vec<ShardInfo>>,
     last_sealed: bool,
@@ -247,11 +275,13 @@ impl ShardMachine {
             asked_us: now_us,
             next_fetch_us: now_us,
             caught_up: false,
+            looked: false,
+            told_of_peers: false,
             in_partitions: 0,
             ended: None,
             last_sealed: false,
             quiet: false,
-            stopping: false,
+            stopping: matches!(config.extent, Extent::Handed(last) if position >= last),
             stopped: false,
             breaker: Breaker::new(config.breaker),
             peers: Peers::default(),
@@ -325,12 +355,13 @@ impl ShardMachine {
             ShardEvent::Tick { peers, held } => {
                 // What the last read found is old when it may be read again.
                 self.caught_up &= !held;
-                (self.peers, self.held) = (peers, held);
+                (self.peers, self.held, self.told_of_peers) = (peers, held, true);
             }
             ShardEvent::Stop => self.stopping = true,
         }
         if !self.stopped {
             self.seal_when_due(now_us, &mut effects);
+            self.stopping |= self.has_looked();
             self.fetch_when_due(now_us, &mut effects);
             self.report_quiet(&mut effects);
         }
@@ -352,8 +383,9 @@ impl ShardMachine {
         self.stream_now_us = Some(read.now_us);
         self.behind_us = read.behind_us.or(self.behind_us);
         // A delivery that is repeated brings what is here already.
-        read.records.retain(|record| Position::after(record.sequence) > self.position);
-        if let Some(resumes) = read.trimmed_before.or_else(|| hole(self.position, &read.records)) {
+        let again = sabotage::is(Sabotage::CountAgain);
+        read.records.retain(|record| again || Position::after(record.sequence) > self.position);
+        if let Some(resumes) = read.trimmed_before.or_else(|| hole(self.position, &read.records)).filter(|_| !again) {
             match self.config.on_gap {
                 OnGap::Halt => {
                     self.stopped = true;
@@ -371,6 +403,7 @@ impl ShardMachine {
         self.caught_up = read.caught_up && read.records.is_empty();
         // What was complete up to an earlier position is complete up to a later one.
         self.fresh_us = self.fresh_us.max(read.fresh_us);
+        self.looked = true;
         if read.ended.is_some() && read.records.is_empty() {
             self.ended = read.ended;
         }
@@ -384,6 +417,7 @@ impl ShardMachine {
         self.in_partitions += read.records.len() as u64;
         self.bytes += read.records.iter().map(|record| record.data.len() as u64).sum::<u64>();
         self.first_record_at_us.get_or_insert(now_us);
+        self.stopping |= matches!(self.config.extent, Extent::Handed(last) if self.position >= last);
         effects.push(ShardEffect::Dispatch(read.records));
     }
 
@@ -423,8 +457,8 @@ impl ShardMachine {
         } else if self.records > 0 {
             self.bytes >= self.config.commit_size || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
         } else {
-            let moved = bound > self.open.bound && (waited(self.sealed_at_us) || (self.config.drain && at_rest));
-            moved || self.evidence_is_old()
+            let due = waited(self.sealed_at_us) || (self.config.drain && at_rest) || self.has_looked();
+            (bound > self.open.bound && due) || self.evidence_is_old()
         };
         if !due {
             return;
@@ -473,6 +507,11 @@ impl ShardMachine {
             (self.fetching, self.asked_us) = (true, now_us);
             effects.push(ShardEffect::Fetch(self.position));
         }
+    }
+
+    /// Of a generation that looks once: the answer is in, and so is what the other shards have committed.
+    fn has_looked(&self) -> bool {
+        self.config.extent == Extent::Once && self.looked && self.told_of_peers
     }
 
     /// Everything there was has been read and has gone through the partitions.

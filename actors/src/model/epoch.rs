@@ -236,6 +236,9 @@ pub struct EpochHeader {
     pub processed_at_us: i64,
     /// Is Bronze written? (equation 2 holds only then)
     pub bronze_on: bool,
+    /// Its records were handed over by somebody who does not tell what lay between them and the epoch before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven_start: bool,
     /// Counts of this epoch.
     pub counts: Counts,
     /// Running totals up to and including this epoch.
@@ -420,6 +423,7 @@ mod tests {
             fresh_us: None,
             processed_at_us: 0,
             bronze_on: true,
+            unproven_start: false,
             counts: Counts::default(),
             totals: Counts::default(),
             previous: None,

@@ -28,9 +28,16 @@ pub enum Sabotage {
     ForgetWhatIsShown,
     /// Letters are noted as handed over before they are.
     AcknowledgeFirst,
+    /// Records that are handed over once more count once more.
+    CountAgain,
+    /// A batch is acknowledged whatever became of it.
+    AnswerBeforeCommit,
 }
 
-/// All of them.
+/// Those that an invocation of a function can break, and no worker that reads for itself.
+pub const HANDED: [Sabotage; 2] = [Sabotage::CountAgain, Sabotage::AnswerBeforeCommit];
+
+/// All the others.
 pub const ALL: [Sabotage; 10] = [
     Sabotage::SkipTheSwap,
     Sabotage::PublishBeforeCommit,

@@ -177,15 +177,7 @@ impl Crew {
     /// What others have committed holds back our idle shards as our own would.
     fn tell_board(&self, rows: &[ShardRow]) {
         for row in rows.iter().filter(|row| !self.running.contains_key(&row.shard) && !self.done.contains(&row.shard)) {
-            let life = match row.state {
-                ShardState::Blocked => Life::Blocked,
-                ShardState::Open => Life::Elsewhere,
-                ShardState::Drained | ShardState::Retired => Life::Finished,
-            };
-            self.parts.board.update(&row.shard, |live| {
-                (live.life, live.idle, live.in_flight) = (life, false, 0);
-                (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
-            });
+            self.parts.board.tell(row);
         }
     }
 

@@ -11,6 +11,7 @@ use crate::machines::shard::Peers;
 use crate::model::fault::Fault;
 use crate::model::ledger::Counts;
 use crate::model::position::{Position, ShardId};
+use crate::model::row::{ShardRow, ShardState};
 use crate::model::window::Bound;
 
 /// What a shard is doing.
@@ -149,6 +150,19 @@ impl Board {
     /// Changes one entry, made if missing.
     pub fn update(&self, shard: &ShardId, change: impl FnOnce(&mut Live)) {
         change(self.shards.entry(shard.clone()).or_default().value_mut());
+    }
+
+    /// Of a shard that nobody reads in this process: what its row says holds back idle shards as our own would.
+    pub fn tell(&self, row: &ShardRow) {
+        let life = match row.state {
+            ShardState::Blocked => Life::Blocked,
+            ShardState::Open => Life::Elsewhere,
+            ShardState::Drained | ShardState::Retired => Life::Finished,
+        };
+        self.update(&row.shard, |live| {
+            (live.life, live.idle, live.in_flight) = (life, false, 0);
+            (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
+        });
     }
 
     /// Its generation is over: nothing is under way any more.

@@ -152,6 +152,10 @@ impl Stream for KinesisStream {
         self.runtime.run(async move { poller.list().await }).await
     }
 
+    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) {
+        self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
+    }
+
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
         let (poller, shard) = (self.poller.clone(), shard.clone());
         self.runtime.run(async move { poller.read(&shard, after, max_records, max_bytes).await }).await
@@ -378,26 +382,16 @@ impl Poller {
         }
         let info = self.info(shard).await?;
         let range = info.hash_start..=info.hash_end;
-        let (counts, mut parts) = (&self.counts, Vec::with_capacity(batch.records.len()));
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        for record in batch.records.iter().cloned() {
-            match kpl::open(record, &range, bounds) {
-                Opened::Plain(record) => parts.push(record),
-                Opened::Parts(opened) => {
-                    count(&counts.opened);
-                    parts.extend(opened);
-                }
-                Opened::Malformed(record) => {
-                    count(&counts.malformed);
-                    parts.push(record);
-                }
-                Opened::TooLarge(record) => {
-                    count(&counts.too_large);
-                    parts.push(record);
-                }
-            }
-        }
-        Ok(parts)
+        let counts = &self.counts;
+        let count = |counter: &AtomicU64| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        Ok(kpl::open_all(batch.records.clone(), &range, bounds, |opened| match opened {
+            Opened::Plain(_) => {}
+            Opened::Parts(_) => count(&counts.opened),
+            Opened::Malformed(_) => count(&counts.malformed),
+            Opened::TooLarge(_) => count(&counts.too_large),
+        }))
     }
 
     /// What came out of a shard that has ended: complete, or a fault. What the end itself told counts where the listing lags.

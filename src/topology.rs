@@ -10,12 +10,11 @@ use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
 use sluicebox_actors::machines::shard::{Extent, OnGap, ShardConfig};
-use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::window::Windowing;
 use sluicebox_actors::pipeline::{Parts, PipelineConfig};
-use sluicebox_actors::ports::{Clock, Engine, GoldSink, LetterSink};
-use sluicebox_actors::shells::feed::{GoldOutlet, LetterOutlet, Sinks};
+use sluicebox_actors::ports::{Clock, Engine};
 use sluicebox_actors::shells::shard::FetchLimits;
 use sluicebox_actors::toolkit::board::Board;
 
@@ -29,12 +28,13 @@ use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
 use crate::settings::problem::nearest;
-use crate::settings::{self, FieldPath, Loaded, OnBacklog, Problem, Settings, SettingsError, Sink, SinkKind, Takes};
+use crate::settings::{self, FieldPath, Loaded, Problem, Settings, SettingsError, Sink, Takes};
 use crate::source::{self, Source};
-use crate::store::sink_files::FileSink;
 
+mod sinks;
 pub mod stores;
 
+pub use sinks::sinks;
 pub use stores::Stores;
 
 /// Pause after a read of the embedded stream that found nothing.
@@ -241,37 +241,6 @@ fn check_keys(loaded: &Loaded, engine: &SqlEngine) -> Result<(), SettingsError> 
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) }
-}
-
-/// The sinks of a pipeline file: the only place that knows their adapters.
-pub fn sinks(loaded: &Loaded, data: &Path) -> Result<Sinks> {
-    let mut sinks = Sinks::default();
-    for (n, sink) in loaded.settings.sink.iter().enumerate() {
-        match sink.kind {
-            SinkKind::File => {
-                let file = Arc::new(FileSink::new(&sink.name, data.join(&sink.path)));
-                match sink.is_given() {
-                    Takes::Gold => sinks.gold.push(gold_outlet(&loaded.settings, sink, file)),
-                    Takes::Letters => sinks.letters.push(letter_outlet(sink, file)),
-                }
-            }
-            SinkKind::Timestream | SinkKind::Influx | SinkKind::Sqs => {
-                let message = format!("`sink.{n}.kind`: this build has no adapter for this kind of sink: write \"file\"");
-                return Err(Fault::config(message));
-            }
-        }
-    }
-    Ok(sinks)
-}
-
-fn gold_outlet(settings: &Settings, of: &Sink, sink: Arc<dyn GoldSink>) -> GoldOutlet {
-    let tables = settings.gold.iter().enumerate().filter(|(_, gold)| takes(of, &gold.name)).map(|(table, _)| table).collect();
-    GoldOutlet { sink, tables, max_lag_us: of.lag().us() }
-}
-
-fn letter_outlet(of: &Sink, sink: Arc<dyn LetterSink>) -> LetterOutlet {
-    let holds = of.on_backlog == Some(OnBacklog::Pause);
-    LetterOutlet { sink, max_backlog: of.backlog(), holds, replay: of.replay_letters }
 }
 
 fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {

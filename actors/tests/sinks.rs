@@ -96,6 +96,8 @@ fn a_panic_of_a_sink_is_the_sinks() {
 fn a_sink_that_comes_later_begins_with_what_is_shown_now_and_the_letters_after_it() {
     let mut sim = world(15);
     sim.sinks = Which::None;
+    let before = sim.store().now_us;
+    sim.put(0, before, &[Truth::Bad]);
     sim.drain();
     sim.sinks = Which::Both { holds: None };
     let now = sim.store().now_us;
@@ -103,6 +105,9 @@ fn a_sink_that_comes_later_begins_with_what_is_shown_now_and_the_letters_after_i
     sim.drain();
     let letters: Vec<String> = sim.store().kept.letters.keys().cloned().collect();
     assert_eq!(letters.len(), 1, "{letters:?}");
+    let written: Vec<String> = sim.store().visible.values().flat_map(|file| file.lines.clone()).collect();
+    let bad = written.iter().filter(|line| line.contains("decode bad_record")).count();
+    assert!(bad > 1, "letters from before the sink are there: {written:?}");
     let wrong = sim.wrong(&[]);
     assert!(!wrong.is_empty() && wrong.iter().all(|rule| rule.contains("never came")), "Gold is all there: {wrong:?}");
 }

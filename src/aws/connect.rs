@@ -9,6 +9,9 @@ use sluicebox_actors::model::fault::Result;
 use crate::client::{self, AwsRuntime, ClientSettings};
 use crate::dynamo::rows::DynamoRows;
 use crate::s3::store::S3Store;
+use crate::sqs::letters::{SqsLetters, SqsOptions};
+use crate::timestream::client::WriteClient;
+use crate::timestream::sink::{TimestreamOptions, TimestreamSink};
 
 /// How this process speaks to AWS. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -50,6 +53,16 @@ impl Aws {
     /// Rows and leases of a pipeline in a table.
     pub fn rows(&self, table: &str, pipeline: &str) -> Result<DynamoRows> {
         DynamoRows::new(&aws_sdk_dynamodb::Client::new(&self.config), self.io.clone(), table, pipeline)
+    }
+
+    /// A sink of Gold rows in Timestream.
+    pub fn timestream(&self, options: TimestreamOptions) -> Result<TimestreamSink> {
+        TimestreamSink::new(WriteClient::new(&self.config), self.io.clone(), options)
+    }
+
+    /// A queue of letters.
+    pub fn queue(&self, options: SqsOptions) -> Result<SqsLetters> {
+        SqsLetters::new(&aws_sdk_sqs::Client::new(&self.config), self.io.clone(), options)
     }
 
     /// Is a service reached at an address that somebody has set, instead of AWS's own? The SDK's rules for the environment;

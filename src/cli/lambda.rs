@@ -64,9 +64,10 @@ pub fn run(args: LambdaArgs, context: &Context) -> Result<Exit, CliError> {
     let compiled = topology::compile(&loaded)?;
     let settings = &loaded.settings;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
-    topology::check_tables(&loaded, &compiled, &stores.home)??;
+    stores.check_tables(&loaded, &compiled)??;
     let stream = Source::open(context.data(), settings, context.clock())?;
-    let parts = topology::parts(&loaded, &compiled.engine, &stores, &stream, context.clock(), false);
+    let mut parts = topology::parts(&loaded, &compiled.engine, &stores, &stream, context.clock(), false);
+    parts.sinks = topology::sinks(&loaded, context.data())?;
     let role = args.role.map(|role| match role {
         RoleArg::Ingest => Role::Ingest,
         RoleArg::Tick => Role::Tick,

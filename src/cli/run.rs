@@ -54,11 +54,12 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let rows = run::block_on(patiently(|| stores.rows.shards()))??;
     // Before anything that may raise an alert, and before a fault in their settings could count as a death.
     let mut observers = Observers::start(settings, context.clock())?;
+    let sinks = topology::sinks(loaded, context.data())?;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
     let mut parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
-    parts.sinks = topology::sinks(loaded, context.data())?;
+    parts.sinks = sinks;
     let board = parts.board.clone();
     observers.watch(settings, board.clone(), context.clock());
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());

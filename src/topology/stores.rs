@@ -37,9 +37,10 @@ use crate::{run, source};
 
 /// Copies of a bucket's tables, in the data directory.
 const MIRROR: &str = "mirror";
-/// Tries to open shared stores, and the first pause between them, which doubles: some ten seconds in all.
-const OPEN_TRIES: u32 = 7;
+/// Tries to open shared stores, and the first pause between them, which doubles up to the longest: half a minute in all.
+const OPEN_TRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The stores of a pipeline.
 pub struct Stores {
@@ -243,7 +244,7 @@ pub async fn patiently<T, F: Future<Output = Result<T>>>(mut open: impl FnMut() 
             done => return done,
         }
         tokio::time::sleep(pause).await;
-        pause *= 2;
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
     open().await
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::handed::HandedRecords;
 use super::turn::{Errand, in_time, turn, within};
-use super::{Parts, Places, rows_of_all_listed};
+use super::{Parts, Places, begin_sinks, rows_of_all_listed};
 use crate::machines::shard::Extent;
 use crate::model::fault::{Fault, Result};
 use crate::model::position::{Position, ShardId};
@@ -80,6 +80,7 @@ fn last(records: &[RawRecord]) -> Option<Position> {
 async fn take_in(parts: Parts, places: Places, handed: Handed, over: Flag) -> Result<()> {
     let Handed { shard, mut records, open } = handed;
     let Some(last) = last(&records) else { return Ok(()) };
+    in_time(&over, begin_sinks(&parts)).await?;
     let row = way_to(&parts, &places, &shard, &over).await?;
     let count = records.len();
     if !sabotage::is(Sabotage::CountAgain) {

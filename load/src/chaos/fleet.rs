@@ -339,7 +339,8 @@ impl Siege {
             2 => Fault::Throttle,
             _ => Fault::Status(500, "InternalError"),
         };
-        let times = 1 + self.dice.below(20) as usize;
+        // Fewer than a worker that begins puts up with.
+        let times = 1 + self.dice.below(8) as usize;
         self.services.service(service).next(operation, times, fault);
         Ok(())
     }

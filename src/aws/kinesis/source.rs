@@ -152,10 +152,6 @@ impl Stream for KinesisStream {
         self.runtime.run(async move { poller.list().await }).await
     }
 
-    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) {
-        self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
-    }
-
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
         let (poller, shard) = (self.poller.clone(), shard.clone());
         self.runtime.run(async move { poller.read(&shard, after, max_records, max_bytes).await }).await

@@ -42,6 +42,7 @@ fn file(epoch: u64, number: u64, text: &[u8], rows: u64) -> PendingOutput {
         rows,
         epoch,
         closed_because: String::new(),
+        held: Default::default(),
     }
 }
 

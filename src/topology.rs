@@ -211,7 +211,7 @@ pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Sour
         outputs: stores.outputs(settings),
         gold_files: stores.gold_files(),
         ledger: stores.ledger.clone(),
-        sinks: Sinks::default(),
+        sinks: Default::default(),
         engine: stores.merging(engine, settings),
         clock,
         board: Arc::new(Board::default()),

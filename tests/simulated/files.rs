@@ -8,6 +8,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int32Type;
 use async_trait::async_trait;
+use bytes::Bytes;
 use sluicebox::clock::SystemClock;
 use sluicebox::read::files::open_parquet;
 use sluicebox::run::block_on;
@@ -192,6 +193,12 @@ impl Outputs for RealFiles {
             Ok(())
         };
         self.process.op(Op::Publish, path, publish).await
+    }
+
+    async fn read_visible(&self, output: &PendingOutput, offset: u64, max: usize) -> Result<Option<Bytes>> {
+        let (directory, output, path) = (self.directory.clone(), output.clone(), output.path.clone());
+        let read = move |_: &mut Store| now(directory.outputs.read_visible(&output, offset, max));
+        self.process.op(Op::LettersRead, path, read).await
     }
 
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {

@@ -109,7 +109,10 @@ fn a_sink_that_comes_later_begins_with_what_is_shown_now_and_the_letters_after_i
     let bad = written.iter().filter(|line| line.contains("decode bad_record")).count();
     assert!(bad > 1, "letters from before the sink are there: {written:?}");
     let wrong = sim.wrong(&[]);
-    assert!(!wrong.is_empty() && wrong.iter().all(|rule| rule.contains("never came")), "Gold is all there: {wrong:?}");
+    assert!(
+        !wrong.is_empty() && wrong.iter().all(|rule| rule.contains("never came")),
+        "Gold is all there: {wrong:?}, {letters:?} of {written:?}"
+    );
 }
 
 /// One bad record every so often for half an hour, from now on, on each shard.

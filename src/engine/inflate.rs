@@ -126,7 +126,7 @@ impl EventDecoder for Inflating {
         let most: usize = slice.records.iter().map(|record| self.most(record)).fold(0, usize::saturating_add);
         if most > SLICE_MAX && self.weight(slice) > SLICE_MAX {
             return Err(Fault::config(
-                "the compressed records of one read hold more than 1 GiB: lower limits.fetch, so that a read brings fewer of them",
+                "the compressed records of one read hold more than 1 GiB: lower limits.fetch, so that a read brings fewer",
             ));
         }
         let bounds = self.bounds;

@@ -228,8 +228,8 @@ pub struct EpochHeader {
     pub max_event_us: Option<i64>,
     /// Arrival of its last record, microseconds.
     pub last_arrival_us: Option<i64>,
-    /// All that had arrived by then, by the stream's clock, lies in it or before it; none where the stream tells by itself what it
-    /// has forgotten.
+    /// All that had arrived by then, by the stream's clock, lies in it or before it; none where the stream tells by itself
+    /// what it has forgotten.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fresh_us: Option<i64>,
     /// The one value of `_processed_at` in it, microseconds.

@@ -1,7 +1,7 @@
 //! What everybody in this process may look at: the live state of each shard and each sink.
 //!
-//! Owns: one entry per shard, written by its own generation and its supervisor; one per sink, written by its feeder. Does not
-//! own: truth. Nothing that changes a result is decided by it but the idle rule, whose bounds are committed ones.
+//! Owns: one entry per shard, written by its own generation and its supervisor; one per sink, written by its feeder.
+//! Does not own: truth. Nothing that changes a result is decided by it but the idle rule, whose bounds are committed ones.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

@@ -214,15 +214,31 @@ fn event_batch(event: SubscribeToShardEvent, shard: &ShardId) -> Result<Batch> {
     Ok(Batch { records, next, behind_ms, children, ..Batch::default() })
 }
 
+/// Something is wrong with the key that the stream is encrypted under.
+fn is_of_a_key(error: &SubscribeToShardEventStreamError) -> bool {
+    error.is_kms_access_denied_exception()
+        || error.is_kms_disabled_exception()
+        || error.is_kms_invalid_state_exception()
+        || error.is_kms_not_found_exception()
+        || error.is_kms_opt_in_required()
+}
+
 /// What an error in mid-stream means.
 fn broken(shard: &ShardId, error: &SdkError<SubscribeToShardEventStreamError, RawMessage>) -> Refusal {
-    let code = error.as_service_error().and_then(ProvideErrorMetadata::code).unwrap_or_default();
-    let (what, kind) = match code {
-        "ResourceInUseException" => (What::InUse, Kind::Retry),
-        "ResourceNotFoundException" => (What::NotFound, Kind::Config),
-        "KMSThrottlingException" => (What::Throttled, Kind::Retry),
-        code if code.starts_with("KMS") => (What::Other, Kind::Config),
-        _ => (What::Other, Kind::Retry),
+    // Of an exception that comes as an event the SDK knows the type and not the code.
+    let told = error.as_service_error();
+    let is = |kind: fn(&SubscribeToShardEventStreamError) -> bool| told.is_some_and(kind);
+    let code = told.and_then(ProvideErrorMetadata::code).unwrap_or_default();
+    let (what, kind) = if is(SubscribeToShardEventStreamError::is_resource_in_use_exception) {
+        (What::InUse, Kind::Retry)
+    } else if is(SubscribeToShardEventStreamError::is_resource_not_found_exception) {
+        (What::NotFound, Kind::Config)
+    } else if is(SubscribeToShardEventStreamError::is_kms_throttling_exception) {
+        (What::Throttled, Kind::Retry)
+    } else if code.starts_with("KMS") || is(is_of_a_key) {
+        (What::Other, Kind::Config)
+    } else {
+        (What::Other, Kind::Retry)
     };
     Refusal { what, fault: Fault::caused(kind, format!("the subscription to {shard} broke off"), error) }
 }

@@ -97,7 +97,7 @@ mod tests {
             let all: Vec<_> = mine.iter().chain(&more).cloned().collect();
             let expected: Vec<String> = set(&all).difference(&set(&theirs)).cloned().collect();
             prop_assert_eq!(left.num_rows(), expected.len());
-            let again = without(&[left.clone()], &[batch(&theirs)]).expect("compares");
+            let again = without(std::slice::from_ref(&left), &[batch(&theirs)]).expect("compares");
             prop_assert_eq!(again.num_rows(), left.num_rows());
             prop_assert_eq!(without(&[left], &[batch(&all)]).expect("compares").num_rows(), 0);
         }

@@ -59,6 +59,7 @@ impl Sim {
         store.check_files(lost);
         store.check_gold(None);
         store.check_chains();
+        store.check_sinks(self.sinks);
         std::mem::take(&mut store.violations)
     }
 

@@ -131,7 +131,10 @@ proptest! {
             if *restart {
                 post = Post::new("s", 10);
                 post.row_stands(stored.clone());
-                let above = match &stored.fed { Feed::Letters(has) => has.epoch, other @ (Feed::Sink { .. } | Feed::Window(_)) => panic!("{other:?}") };
+                let above = match &stored.fed {
+                    Feed::Letters(has) => has.epoch,
+                    other @ (Feed::Sink { .. } | Feed::Window(_)) => panic!("{other:?}"),
+                };
                 commits[above as usize..].iter().for_each(|(epoch, files)| post.committed(&shard(), *epoch, files.clone()));
             } else {
                 post.row_stands(stored.clone());

@@ -1,6 +1,6 @@
 //! The least that a role must be allowed for one pipeline file, as an IAM policy.
 //!
-//! Owns: which operation is called on what and by whom ([`GRANTS`]), conditions that bind it to one pipeline, the policy's text.
+//! Owns: which operation is called on what and by whom (`GRANTS`), conditions that bind it to one pipeline, the policy's text.
 //! Does not own: what a file asks of AWS (iam/needs), what IAM calls an operation (`sluicebox_aws::error::iam_action`).
 //!
 //! A test reads the adapters and holds the table to the calls that are in them: a new call without a grant fails it.

@@ -2,61 +2,33 @@
 //!
 //! Owns: the metrics, and as much CBOR as the SDK writes. Does not own: the socket (server).
 
-use std::io::{self, Read};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::Read;
 
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::Response;
 use serde_json::{Map, Value};
 
-use crate::faults::FaultPlan;
-use crate::server::{Call, Server, Service};
+use crate::server::{Call, Fake, Locked, Service};
 
 const METRICS_MAX: usize = 1000;
 const BODY_MAX: usize = 1 << 20;
 
 /// A CloudWatch on a loopback port. It ends when dropped.
-pub struct FakeCloudWatch {
-    server: Server,
-    store: Arc<Store>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeCloudWatch = Fake<Calls>;
 
+/// What it holds.
 #[derive(Default)]
-struct Store(Mutex<Vec<Value>>);
-
-impl Store {
-    fn lock(&self) -> MutexGuard<'_, Vec<Value>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
+pub struct Calls(Vec<Value>);
 
 impl FakeCloudWatch {
-    /// Starts an empty one.
-    pub async fn start() -> io::Result<Self> {
-        let (store, faults) = (Arc::new(Store::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(store.clone(), faults.clone()).await?;
-        Ok(Self { server, store, faults })
-    }
-
-    /// Where it listens, for `endpoint_url`.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// What shall go wrong.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
-    }
-
     /// All calls that were taken: `Namespace` and `MetricData` as the API names them.
     pub fn calls(&self) -> Vec<Value> {
-        self.store.lock().clone()
+        self.lock().0.clone()
     }
 }
 
-impl Service for Store {
+impl Service for Locked<Calls> {
     fn operation(&self, call: &Call) -> String {
         call.path.rsplit('/').next().unwrap_or_default().to_owned()
     }
@@ -81,7 +53,7 @@ impl Service for Store {
         if !good || !request["Namespace"].is_string() {
             return self.refusal(400, "InvalidParameterValue");
         }
-        self.lock().push(request);
+        self.lock().0.push(request);
         cbor(200, vec![0xa0])
     }
 

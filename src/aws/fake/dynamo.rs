@@ -5,15 +5,12 @@
 //! Owns: tables and what each operation does to them. Does not own: expressions, items (below), the socket (server).
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::faults::FaultPlan;
 use crate::json;
-use crate::server::{Call, Server, Service};
+use crate::server::{Call, Fake, Locked, Service};
 
 mod expression;
 mod item;
@@ -24,38 +21,17 @@ use item::{ITEM_MAX, Item, Refused};
 const PAGE_BYTES: usize = 1 << 20;
 
 /// A DynamoDB on a loopback port. It ends when dropped.
-pub struct FakeDynamo {
-    server: Server,
-    tables: Arc<Tables>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeDynamo = Fake<State>;
 
 impl FakeDynamo {
-    /// Starts one without tables.
-    pub async fn start() -> io::Result<Self> {
-        let (tables, faults) = (Arc::new(Tables::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(tables.clone(), faults.clone()).await?;
-        Ok(Self { server, tables, faults })
-    }
-
-    /// Where it listens, for `endpoint_url`.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// What shall go wrong.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
-    }
-
     /// A page of Query and Scan holds at most so many items; without it, 1 MiB as in AWS.
     pub fn page_items(&self, items: usize) {
-        self.tables.lock().page_items = Some(items);
+        self.lock().page_items = Some(items);
     }
 
     /// How many items a table has.
     pub fn items(&self, table: &str) -> usize {
-        self.tables.lock().tables.get(table).map_or(0, |table| table.items.len())
+        self.lock().tables.get(table).map_or(0, |table| table.items.len())
     }
 }
 
@@ -87,19 +63,11 @@ impl Table {
     }
 }
 
+/// What it holds.
 #[derive(Default)]
-struct State {
+pub struct State {
     tables: BTreeMap<String, Table>,
     page_items: Option<usize>,
-}
-
-#[derive(Default)]
-struct Tables(Mutex<State>);
-
-impl Tables {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Why a call did not succeed.
@@ -122,7 +90,7 @@ impl From<&str> for Failure {
     }
 }
 
-impl Service for Tables {
+impl Service for Locked<State> {
     fn operation(&self, call: &Call) -> String {
         json::operation(call)
     }

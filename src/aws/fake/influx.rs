@@ -4,23 +4,17 @@
 //! (server).
 
 use std::collections::BTreeMap;
-use std::io::{self, Read};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::io::Read;
 
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde_json::json;
 
-use crate::faults::FaultPlan;
-use crate::server::{Call, Server, Service};
+use crate::server::{Call, Fake, Locked, Service};
 
 /// An InfluxDB on a loopback port. It ends when dropped.
-pub struct FakeInflux {
-    server: Server,
-    store: Arc<Store>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeInflux = Fake<State>;
 
 /// A field's value.
 #[derive(Clone, PartialEq, Debug)]
@@ -38,8 +32,9 @@ pub enum Field {
 /// Measurement, tags, timestamp.
 pub type Point = (String, BTreeMap<String, String>, i64);
 
+/// What it holds.
 #[derive(Default)]
-struct State {
+pub struct State {
     points: BTreeMap<Point, BTreeMap<String, Field>>,
     token: Option<String>,
     poison: Option<(String, bool)>,
@@ -47,60 +42,34 @@ struct State {
     largest_body: usize,
 }
 
-#[derive(Default)]
-struct Store(Mutex<State>);
-
-impl Store {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl FakeInflux {
-    /// Starts an empty one.
-    pub async fn start() -> io::Result<Self> {
-        let (store, faults) = (Arc::new(Store::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(store.clone(), faults.clone()).await?;
-        Ok(Self { server, store, faults })
-    }
-
-    /// Where it listens.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// What shall go wrong; its operation is `write`.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
-    }
-
     /// Only this `authorization` is let in.
     pub fn require(&self, authorization: &str) {
-        self.store.lock().token = Some(authorization.to_owned());
+        self.lock().token = Some(authorization.to_owned());
     }
 
     /// Lines that contain this are refused: in a partial write that says how many, or the whole body without a word on which.
     pub fn refuse_lines_with(&self, text: &str, partial: bool) {
-        self.store.lock().poison = Some((text.to_owned(), partial));
+        self.lock().poison = Some((text.to_owned(), partial));
     }
 
     /// All points and their fields.
     pub fn points(&self) -> BTreeMap<Point, BTreeMap<String, Field>> {
-        self.store.lock().points.clone()
+        self.lock().points.clone()
     }
 
     /// Path and query of the last write.
     pub fn last_query(&self) -> String {
-        self.store.lock().query.clone()
+        self.lock().query.clone()
     }
 
     /// Bytes of the largest body so far, decompressed.
     pub fn largest_body(&self) -> usize {
-        self.store.lock().largest_body
+        self.lock().largest_body
     }
 }
 
-impl Service for Store {
+impl Service for Locked<State> {
     fn operation(&self, call: &Call) -> String {
         call.path.rsplit('/').next().unwrap_or_default().to_owned()
     }

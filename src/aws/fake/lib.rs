@@ -11,7 +11,7 @@ pub mod faults;
 pub mod influx;
 mod json;
 pub mod s3;
-mod server;
+pub mod server;
 pub mod sns;
 pub mod sqs;
 pub mod timestream;

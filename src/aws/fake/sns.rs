@@ -3,25 +3,22 @@
 //! Owns: notifications, forms and XML as far as Publish needs them. Does not own: the socket (server).
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::body::Body;
 use axum::http::StatusCode;
 use axum::response::Response;
 
-use crate::faults::FaultPlan;
-use crate::server::{Call, Server, Service};
+use crate::server::{Call, Fake, Locked, Service};
 
 const SUBJECT_MAX: usize = 100;
 const MESSAGE_MAX: usize = 256 << 10;
 
 /// An SNS on a loopback port. It ends when dropped.
-pub struct FakeSns {
-    server: Server,
-    store: Arc<Store>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeSns = Fake<Notifications>;
+
+/// What it holds.
+#[derive(Default)]
+pub struct Notifications(Vec<Notification>);
 
 /// One notification.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,30 +31,10 @@ pub struct Notification {
     pub message: String,
 }
 
-#[derive(Default)]
-struct Store(Mutex<Vec<Notification>>);
-
 impl FakeSns {
-    /// Starts one.
-    pub async fn start() -> io::Result<Self> {
-        let (store, faults) = (Arc::new(Store::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(store.clone(), faults.clone()).await?;
-        Ok(Self { server, store, faults })
-    }
-
-    /// Where it listens, for `endpoint_url`.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// What shall go wrong.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
-    }
-
     /// All notifications, in order.
     pub fn notifications(&self) -> Vec<Notification> {
-        self.store.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().0.clone()
     }
 }
 
@@ -95,7 +72,7 @@ fn xml(status: u16, body: String) -> Response {
     response
 }
 
-impl Service for Store {
+impl Service for Locked<Notifications> {
     fn operation(&self, call: &Call) -> String {
         form(&call.body).remove("Action").unwrap_or_default()
     }
@@ -109,7 +86,7 @@ impl Service for Store {
         if !subject || sent.message.is_empty() || sent.message.len() > MESSAGE_MAX {
             return self.refusal(400, "InvalidParameter");
         }
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(sent);
+        self.lock().0.push(sent);
         let result = "<PublishResult><MessageId>m</MessageId></PublishResult>";
         xml(200, format!("<PublishResponse xmlns=\"http://sns.amazonaws.com/doc/2010-03-31/\">{result}</PublishResponse>"))
     }

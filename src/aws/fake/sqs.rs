@@ -5,25 +5,18 @@
 //! Owns: queues and what a batch does to them. Does not own: the socket (server).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::faults::FaultPlan;
 use crate::json;
-use crate::server::{Call, Server, Service};
+use crate::server::{Call, Fake, Locked, Service};
 
 const ENTRIES_MAX: usize = 10;
 const BATCH_MAX: usize = 1 << 20;
 
 /// An SQS on a loopback port. It ends when dropped.
-pub struct FakeSqs {
-    server: Server,
-    store: Arc<Store>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeSqs = Fake<State>;
 
 /// A message in a queue.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,64 +29,39 @@ pub struct Message {
     pub group: Option<String>,
 }
 
+/// What it holds.
 #[derive(Default)]
-struct State {
+pub struct State {
     queues: BTreeMap<String, Vec<Message>>,
     seen: BTreeSet<(String, String)>,
     fail: Vec<BTreeMap<usize, (bool, &'static str)>>,
     entries: u64,
 }
 
-#[derive(Default)]
-struct Store(Mutex<State>);
-
-impl Store {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl FakeSqs {
-    /// Starts one with empty queues.
-    pub async fn start() -> io::Result<Self> {
-        let (store, faults) = (Arc::new(Store::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(store.clone(), faults.clone()).await?;
-        Ok(Self { server, store, faults })
-    }
-
-    /// Where it listens, for `endpoint_url`.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
     /// URL of a queue.
     pub fn queue_url(&self, name: &str) -> String {
-        format!("{}/123456789012/{name}", self.server.url())
-    }
-
-    /// What shall go wrong.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
+        format!("{}/123456789012/{name}", self.url())
     }
 
     /// In the next batch, after those that were ordered before, the entries at these places fail with this code; the others are
     /// taken. `sender` says that it is the sender's fault.
     pub fn fail_entries(&self, places: impl IntoIterator<Item = usize>, sender: bool, code: &'static str) {
-        self.store.lock().fail.push(places.into_iter().map(|place| (place, (sender, code))).collect());
+        self.lock().fail.push(places.into_iter().map(|place| (place, (sender, code))).collect());
     }
 
     /// All messages of a queue, in order of arrival.
     pub fn messages(&self, queue: &str) -> Vec<Message> {
-        self.store.lock().queues.get(queue).cloned().unwrap_or_default()
+        self.lock().queues.get(queue).cloned().unwrap_or_default()
     }
 
     /// Entries of all batches that were looked at so far.
     pub fn entries(&self) -> u64 {
-        self.store.lock().entries
+        self.lock().entries
     }
 }
 
-impl Service for Store {
+impl Service for Locked<State> {
     fn operation(&self, call: &Call) -> String {
         json::operation(call)
     }

@@ -6,15 +6,12 @@
 //! Owns: records and what a write does to them. Does not own: the socket (server).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::faults::FaultPlan;
 use crate::json;
-use crate::server::{Call, Server, Service};
+use crate::server::{Call, Fake, Locked, Service};
 
 const RECORDS_MAX: usize = 100;
 const DIMENSIONS_MAX: usize = 128;
@@ -22,11 +19,7 @@ const DIMENSION_NAME_MAX: usize = 60;
 const RECORD_MAX: usize = 2048;
 
 /// A Timestream on a loopback port. It ends when dropped.
-pub struct FakeTimestream {
-    server: Server,
-    store: Arc<Store>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeTimestream = Fake<State>;
 
 /// One record that is stored.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -47,54 +40,29 @@ pub struct Stored {
 type Key = (BTreeMap<String, String>, i64, String);
 type Values = BTreeMap<String, (String, String)>;
 
+/// What it holds.
 #[derive(Default)]
-struct State {
+pub struct State {
     tables: BTreeMap<(String, String), BTreeMap<Key, (i64, Values)>>,
     memory_from_us: Option<i64>,
     reject: BTreeSet<usize>,
     largest_call: usize,
 }
 
-#[derive(Default)]
-struct Store(Mutex<State>);
-
-impl Store {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl FakeTimestream {
-    /// Starts an empty one.
-    pub async fn start() -> io::Result<Self> {
-        let (store, faults) = (Arc::new(Store::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(store.clone(), faults.clone()).await?;
-        Ok(Self { server, store, faults })
-    }
-
-    /// Where it listens, for `endpoint_url`.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// What shall go wrong.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
-    }
-
     /// The memory store begins here; earlier records are rejected.
     pub fn memory_from_us(&self, us: i64) {
-        self.store.lock().memory_from_us = Some(us);
+        self.lock().memory_from_us = Some(us);
     }
 
     /// The records at these places of the next call are rejected, whatever they are; the others are stored.
     pub fn reject_indexes(&self, places: impl IntoIterator<Item = usize>) {
-        self.store.lock().reject = places.into_iter().collect();
+        self.lock().reject = places.into_iter().collect();
     }
 
     /// All records of a table.
     pub fn records(&self, database: &str, table: &str) -> Vec<Stored> {
-        let state = self.store.lock();
+        let state = self.lock();
         let records = state.tables.get(&(database.to_owned(), table.to_owned())).into_iter().flatten();
         let stored = |(key, (version, values)): (&Key, &(i64, Values))| Stored {
             dimensions: key.0.clone(),
@@ -108,11 +76,11 @@ impl FakeTimestream {
 
     /// Most records of one call so far.
     pub fn largest_call(&self) -> usize {
-        self.store.lock().largest_call
+        self.lock().largest_call
     }
 }
 
-impl Service for Store {
+impl Service for Locked<State> {
     fn operation(&self, call: &Call) -> String {
         json::operation(call)
     }

@@ -10,14 +10,14 @@ use sluicebox_actors::ports::{AlertSink, Clock};
 use sluicebox_actors::toolkit::board::Board;
 use sluicebox_aws::alerts::sns::SnsAlerts;
 use sluicebox_aws::alerts::webhook::Webhook;
-use sluicebox_aws::client::{self, AwsRuntime, ClientSettings};
+use sluicebox_aws::client::{self, AwsRuntime};
 use sluicebox_aws::cloudwatch::metrics::CloudWatchMetrics;
 use sluicebox_aws::http::HttpClient;
 
 use crate::alerts::{self, Alerting, Tap};
 use crate::metrics::{self, Measuring};
-use crate::run;
 use crate::settings::Settings;
+use crate::{run, source};
 
 /// How long one call to a webhook may take.
 const WEBHOOK: Duration = Duration::from_secs(10);
@@ -46,12 +46,7 @@ impl Observers {
             sinks.push(Arc::new(Webhook::new(HttpClient::new(io.clone(), WEBHOOK), &told.webhook, pipeline)?));
         }
         if watched.cloudwatch || !told.sns_topic.is_empty() {
-            let aws = ClientSettings {
-                region: settings.aws.region.clone(),
-                endpoint: settings.aws.endpoint.clone(),
-                ..ClientSettings::default()
-            };
-            let config = run::block_on(client::load(&aws))??;
+            let config = run::block_on(client::load(&source::client(settings)))??;
             if !told.sns_topic.is_empty() {
                 let client = aws_sdk_sns::Client::new(&config);
                 sinks.push(Arc::new(SnsAlerts::new(&client, io.clone(), &told.sns_topic, pipeline)?));

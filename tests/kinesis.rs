@@ -13,7 +13,7 @@ use super::support::site::{LAST_US, Site, events};
 const EVENTS: u64 = 2_500;
 
 /// The moment at which the last event has arrived: the service has forgotten nothing, whatever year it is.
-struct Then;
+pub(crate) struct Then;
 
 impl Clock for Then {
     fn now_us(&self) -> i64 {
@@ -58,7 +58,7 @@ fn served_by(site: Site, clock: Arc<dyn Clock>) -> (Site, Server) {
 }
 
 /// Demo events as Kinesis would stamp them: to the millisecond.
-fn stamped() -> Site {
+pub(crate) fn stamped() -> Site {
     let site = Site::empty();
     site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site

@@ -6,29 +6,14 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluicebox_actors::ports::Clock;
 use sluicebox_fakeaws::dynamo::FakeDynamo;
 use sluicebox_fakeaws::faults::Fault;
 use sluicebox_fakeaws::s3::FakeS3;
 use sluicebox_stream::api::{self, Options, Server};
 use tokio::runtime::Runtime;
 
-use super::support::site::{Evidence, LAST_US, Site, events, files};
-
-const EVENTS: u64 = 2_500;
-
-/// The moment at which the last event has arrived: the service has forgotten nothing, whatever year it is.
-struct Then;
-
-impl Clock for Then {
-    fn now_us(&self) -> i64 {
-        LAST_US
-    }
-
-    fn random(&self) -> u64 {
-        0x5_1C_E1
-    }
-}
+use super::kinesis::{Then, stamped};
+use super::support::site::{Evidence, Site, files};
 
 /// A Kinesis, an S3 and a DynamoDB on loopback ports of this process.
 struct Cloud {
@@ -91,13 +76,6 @@ impl Cloud {
         assert_eq!(self.s3.uploads(), 0, "uploads neither completed nor aborted");
         looker.tables(&looker.data().join("mirror"))
     }
-}
-
-/// Demo events as Kinesis would stamp them: to the millisecond.
-fn stamped() -> Site {
-    let site = Site::empty();
-    site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
-    site
 }
 
 fn staged(worker: &Site) -> Vec<PathBuf> {

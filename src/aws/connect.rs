@@ -27,16 +27,6 @@ impl Aws {
         Ok(Self { config: client::load(settings).await?, io: AwsRuntime::start()? })
     }
 
-    /// Over a configuration and a runtime that are there: for tests.
-    pub fn over(config: SdkConfig, io: AwsRuntime) -> Self {
-        Self { config, io }
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &SdkConfig {
-        &self.config
-    }
-
     /// The threads.
     pub fn io(&self) -> &AwsRuntime {
         &self.io

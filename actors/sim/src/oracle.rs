@@ -54,26 +54,26 @@ impl Sim {
 
     /// All broken rules.
     pub fn wrong(&self, lost: &[ShardId]) -> Vec<String> {
-        let mut store = self.store();
-        store.check_complete(lost);
-        store.check_files(lost);
-        store.check_gold(None);
-        store.check_chains();
-        store.check_sinks(self.sinks);
-        std::mem::take(&mut store.violations)
+        self.broken(lost, None)
     }
 
     /// All broken rules but those about windows that no watermark has reached.
     pub fn wrong_but_open_windows(&self) -> Vec<String> {
+        let watermark = self.store().watermark();
+        let mut broken = self.broken(&[], Some(watermark));
+        // What a dead or overtaken invocation has staged lies there until somebody takes its shard again.
+        broken.retain(|rule| !rule.starts_with("still staged"));
+        broken
+    }
+
+    /// Every rule there is, those of Gold for windows up to here: whoever adds one adds it for all.
+    fn broken(&self, lost: &[ShardId], gold_through: Option<i64>) -> Vec<String> {
         let mut store = self.store();
-        store.check_complete(&[]);
-        store.check_files(&[]);
-        let watermark = store.watermark();
-        store.check_gold(Some(watermark));
+        store.check_complete(lost);
+        store.check_files(lost);
+        store.check_gold(gold_through);
         store.check_chains();
         store.check_sinks(self.sinks);
-        // What a dead or overtaken invocation has staged lies there until somebody takes its shard again.
-        store.violations.retain(|rule| !rule.starts_with("still staged"));
         std::mem::take(&mut store.violations)
     }
 

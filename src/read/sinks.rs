@@ -44,8 +44,8 @@ pub struct SinkView {
 
 /// All sinks, table by table and shard by shard.
 pub async fn view(sources: &Sources, sinks: &[Named], now_us: i64) -> Result<Vec<SinkView>> {
-    let data = sources.data.clone();
-    let status = blocking(move || RunStatus::read(&data)).await?.filter(|status| status.is_of_the_living(now_us));
+    let worker = sources.worker.clone();
+    let status = blocking(move || RunStatus::read(&worker)).await?.filter(|status| status.is_of_the_living(now_us));
     let mut out = Vec::new();
     for sink in sinks {
         let run = status.as_ref().and_then(|status| status.sinks.iter().find(|run| run.sink == sink.name)).cloned();

@@ -13,20 +13,23 @@ use sluicebox_actors::ports::Clock;
 
 use crate::clock::SystemClock;
 use crate::output::{Format, Output};
-use crate::settings::load::Source;
-use crate::settings::{Loaded, load};
+use crate::settings::Loaded;
+use crate::settings::load::{Source, load_over};
 
 pub mod audit;
 pub mod demo;
 pub mod dlq;
 pub mod error;
 pub mod gold;
+pub mod iam_policy;
 pub mod init;
+pub mod lambda;
 pub mod logs;
 pub mod put;
 pub mod query;
 pub mod run;
 pub mod shards;
+pub mod sinks;
 pub mod stream;
 pub mod trial;
 pub mod validate;
@@ -52,9 +55,10 @@ const AFTER_HELP: &str = "Exit codes: 0 good, 1 the job found something wrong, 2
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Everywhere")]
 pub struct Global {
-    /// The pipeline file; without one, config/local.toml, and if that is not there, the built-in pipeline
+    /// The pipeline file; without one, config/local.toml, and if that is not there, the built-in pipeline. Given again, a file
+    /// that is laid over it, such as config/presets/low-latency.toml
     #[arg(long, global = true, value_name = "FILE", env = "SLUICEBOX_CONFIG")]
-    pub config: Option<PathBuf>,
+    pub config: Vec<PathBuf>,
     /// Folder of streams, state and tables
     #[arg(long, global = true, value_name = "DIR", default_value = "./data", env = "SLUICEBOX_DATA")]
     pub data: PathBuf,
@@ -119,9 +123,15 @@ pub enum Verb {
     Dlq(dlq::DlqVerb),
     /// Shows the shards: position, epoch, bound, lag; or takes them over from another reader
     Shards(shards::ShardsArgs),
+    /// Prints the IAM policy that a role needs for this pipeline file, and no more
+    IamPolicy(iam_policy::IamPolicyArgs),
+    /// Shows the sinks: what each has, what it refused, what waits for it
+    Sinks(sinks::SinksArgs),
     /// The embedded stream as a service
     #[command(subcommand)]
     Stream(stream::StreamVerb),
+    /// Answers AWS Lambda: batches of a Kinesis stream, and a schedule
+    Lambda(lambda::LambdaArgs),
     /// Tries records in a process of its own; `run` starts it after deaths that it can't explain
     #[command(hide = true)]
     Trial(trial::TrialArgs),
@@ -141,12 +151,17 @@ impl Context {
 
     /// Reads the pipeline: built-in defaults, file, environment, `--set`.
     pub fn load(&self) -> Result<Loaded, CliError> {
-        Ok(load(&self.source(), std::env::vars_os().filter_map(utf8), &self.global.sets)?)
+        Ok(load_over(&self.source(), self.overlays(), std::env::vars_os().filter_map(utf8), &self.global.sets)?)
     }
 
     /// Which pipeline [`Context::load`] reads.
     pub fn source(&self) -> Source {
-        Source::choose(self.global.config.as_deref())
+        Source::choose(self.global.config.first().map(PathBuf::as_path))
+    }
+
+    /// Files that are laid over it.
+    pub fn overlays(&self) -> &[PathBuf] {
+        self.global.config.get(1..).unwrap_or_default()
     }
 
     /// The arguments of `--set`.
@@ -187,7 +202,8 @@ fn utf8((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(Stri
 
 /// Reads the arguments, does what they say, and tells how it went.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let arguments = lambda::arguments(std::env::args_os(), |name| std::env::var_os(name).is_some());
+    let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version go to stdout with exit 0, the rest to stderr with 2; clap knows which.
         Err(help) => {
@@ -218,7 +234,10 @@ fn dispatch(verb: Verb, context: &Context) -> Result<Exit, CliError> {
         Verb::Audit(args) => audit::run(args, context),
         Verb::Dlq(args) => dlq::run(args, context),
         Verb::Shards(args) => shards::run(args, context),
+        Verb::IamPolicy(args) => iam_policy::run(args, context),
+        Verb::Sinks(args) => sinks::run(args, context),
         Verb::Stream(verb) => stream::run(verb, context),
+        Verb::Lambda(args) => lambda::run(args, context),
         Verb::Trial(args) => trial::run(args, context),
     }
 }
@@ -227,9 +246,15 @@ impl Verb {
     /// Runs long without a person watching: its log is worth more lines.
     fn chatty(&self) -> bool {
         match self {
-            Self::Run(_) | Self::Stream(_) => !std::io::stderr().is_terminal(),
+            Self::Run(_) | Self::Stream(_) | Self::Lambda(_) => !std::io::stderr().is_terminal(),
             Self::Init(_) | Self::Validate(_) | Self::Put(_) | Self::Demo(_) | Self::Query(_) => false,
-            Self::Gold(_) | Self::Audit(_) | Self::Dlq(_) | Self::Shards(_) | Self::Trial(_) => false,
+            Self::Gold(_)
+            | Self::Audit(_)
+            | Self::Dlq(_)
+            | Self::Shards(_)
+            | Self::Sinks(_)
+            | Self::IamPolicy(_)
+            | Self::Trial(_) => false,
         }
     }
 }

@@ -1,9 +1,13 @@
 //! sluicebox: turn a stream of JSON events into hourly numbers you can prove.
 
+pub mod alerts;
 pub mod cli;
 pub mod clock;
 pub mod demo_events;
+pub mod iam;
 pub mod import;
+pub mod metrics;
+pub mod observers;
 pub mod output;
 pub mod progress;
 pub mod run;
@@ -46,6 +50,7 @@ pub mod engine {
 
     pub mod condemned;
     pub mod glue;
+    pub mod inflate;
 
     /// The Silver and Gold statements.
     pub mod sql {
@@ -54,6 +59,7 @@ pub mod engine {
         pub mod functions;
         pub mod gold;
         pub(crate) mod groups;
+        pub(crate) mod keys;
         pub mod lower;
         pub mod merge;
         pub(crate) mod plan;
@@ -86,6 +92,7 @@ pub mod store {
     pub mod paths;
     pub mod row_file;
     pub mod rows;
+    pub mod sink_files;
     pub mod split;
     mod sqlite;
     mod staged;
@@ -112,6 +119,7 @@ pub mod read {
     pub mod letters;
     pub mod query;
     pub mod shards;
+    pub mod sinks;
     pub mod sources;
     pub mod status;
     pub mod table;

@@ -1,7 +1,7 @@
 //! The life of a run: threads, signals, status for people, and the end.
 //!
-//! Owns: the actix system and its arbiters, SIGTERM and Ctrl-C, `state/status.json`. Does not own: what runs
-//! (sluicebox_actors::pipeline), what it runs on (topology).
+//! Owns: the actix system and its arbiters, for a run and for invocations, SIGTERM and Ctrl-C, `state/status.json`. Does not own:
+//! what runs (sluicebox_actors::pipeline), what it runs on (topology).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -13,31 +13,24 @@ use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::pipeline::{self, Outcome, Parts, Places};
 use sluicebox_actors::ports::Clock;
-use sluicebox_actors::toolkit::board::{Board, Live};
+use sluicebox_actors::toolkit::board::{Board, Live, LiveSink};
 #[cfg(debug_assertions)]
 use sluicebox_actors::toolkit::crash;
 use sluicebox_actors::toolkit::spawn::Place;
+use sluicebox_lambda::event::Role;
+use sluicebox_lambda::function::{self, Function};
 use tokio::sync::watch;
 
-use crate::read::status::{RunStatus, ShardStatus};
+use crate::read::status::{RunStatus, ShardStatus, SinkStatus};
 
 /// How often the status file is written and the observer called.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Runs until stopped by a signal, or until drained. `observe` is called a few times a second.
 pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> Result<Outcome> {
-    #[cfg(debug_assertions)]
-    for (variable, how) in [("SLUICEBOX_CRASH", crash::How::Crash), ("SLUICEBOX_PANIC", crash::How::Panic)] {
-        if let Ok(point) = std::env::var(variable) {
-            crash::arm(how, &point)?;
-        }
-    }
-    let system = actix::System::new();
+    arm_crashes()?;
     let data: Arc<Path> = data.into();
-    let (outcome, arbiters) = system.block_on(async move {
-        let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
-        let arbiters: Vec<actix::Arbiter> = (0..cores).map(|_| actix::Arbiter::new()).collect();
-        let places = Places(arbiters.iter().map(|arbiter| Place::Arbiter(arbiter.handle())).collect());
+    on_actors(|places| async move {
         let (stop, stopping) = watch::channel(false);
         let signals = actix::spawn(on_signals(stop));
         let looking = actix::spawn(look(data.clone(), parts.board.clone(), parts.clock.clone(), observe));
@@ -47,7 +40,35 @@ pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> 
         looking.abort();
         // How it ended is what people look for afterwards.
         Looks::new(clock.now_us()).write(&data, &board, clock.now_us());
-        (outcome, arbiters)
+        outcome
+    })
+}
+
+/// Fetches invocations from AWS Lambda and answers them, until the sandbox ends. Nothing runs between two of them.
+pub fn invoked(parts: Parts, role: Option<Role>) -> Result<()> {
+    arm_crashes()?;
+    on_actors(|places| function::serve(Function::new(parts, places, role)))
+}
+
+/// Tests kill the program where it hurts.
+fn arm_crashes() -> Result<()> {
+    #[cfg(debug_assertions)]
+    for (variable, how) in [("SLUICEBOX_CRASH", crash::How::Crash), ("SLUICEBOX_PANIC", crash::How::Panic)] {
+        if let Ok(point) = std::env::var(variable) {
+            crash::arm(how, &point)?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs work that needs actors, with a thread for each core; they end with it.
+fn on_actors<T, F: Future<Output = T>>(work: impl FnOnce(Places) -> F) -> T {
+    let system = actix::System::new();
+    let (outcome, arbiters) = system.block_on(async move {
+        let cores = std::thread::available_parallelism().map_or(2, NonZeroUsize::get);
+        let arbiters: Vec<actix::Arbiter> = (0..cores).map(|_| actix::Arbiter::new()).collect();
+        let places = Places(arbiters.iter().map(|arbiter| Place::Arbiter(arbiter.handle())).collect());
+        (work(places).await, arbiters)
     });
     for arbiter in arbiters {
         arbiter.stop();
@@ -120,9 +141,21 @@ impl Looks {
             let records_per_s = live.processed.saturating_sub(processed) as f64 / seconds;
             status.shards.push(shard_status(shard.as_str(), &live, records_per_s));
         }
+        status.sinks = board.sinks().iter().map(|(sink, live)| sink_status(sink, live)).collect();
         if let Err(fault) = status.write(data) {
             tracing::debug!(%fault, "status file");
         }
+    }
+}
+
+fn sink_status(sink: &str, live: &LiveSink) -> SinkStatus {
+    SinkStatus {
+        sink: sink.to_owned(),
+        state: live.life.as_str().to_owned(),
+        waiting: live.waiting,
+        lag_ms: (live.lag_us / 1_000).unsigned_abs(),
+        holds: live.holds,
+        last_fault: live.last_fault.as_ref().map(ToString::to_string),
     }
 }
 

@@ -14,14 +14,19 @@ pub mod check;
 mod decode;
 pub mod fields;
 pub mod load;
+mod mapping;
+pub mod observe;
 pub mod problem;
+pub mod sinks;
 pub mod store;
 mod tree;
 pub mod units;
 
 pub use fields::{FieldPath, Start, TimeFormat, ZoneOffset};
 pub use load::{Loaded, load};
+pub use observe::{Alerts, Metrics};
 pub use problem::{Place, Problem, SettingsError};
+pub use sinks::{OnBacklog, Sink, SinkKind, Takes};
 pub use store::{Store, StoreKind};
 pub use units::{Interval, Size};
 
@@ -66,6 +71,15 @@ pub struct Settings {
     /// When committed states are merged and their epochs forgotten.
     #[serde(default)]
     pub collect: Collect,
+    /// Numbers of a run.
+    #[serde(default)]
+    pub metrics: Metrics,
+    /// Who is told of alerts.
+    #[serde(default)]
+    pub alerts: Alerts,
+    /// Where Gold and letters are handed on to, beside their files.
+    #[serde(default)]
+    pub sink: Vec<Sink>,
 }
 
 /// `[pipeline]`
@@ -94,6 +108,10 @@ pub struct Stream {
     pub start: Start,
     /// GetRecords a second and shard (Kinesis).
     pub reads_per_second: u32,
+    /// Enhanced fan-out by the registered consumer of this name (Kinesis); empty = polling.
+    pub fan_out: String,
+    /// Whether payloads that are compressed are read as what is in them.
+    pub decompress: Decompress,
 }
 
 /// `[aws]`: what may differ from what the SDK finds in environment, profile and role.
@@ -114,6 +132,16 @@ pub enum StreamKind {
     Embedded,
     /// Amazon Kinesis Data Streams.
     Kinesis,
+}
+
+/// What is done with a payload that begins as gzip or zstd. Neither can be JSON, so nothing else is taken for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decompress {
+    /// It is decompressed, within bounds, before it is decoded; Bronze and letters hold it as it came.
+    Auto,
+    /// It is decoded as it came, and so becomes a letter.
+    Off,
 }
 
 /// The answer to a gap.
@@ -324,6 +352,8 @@ impl Default for Stream {
             on_gap: OnGap::Halt,
             start: Start::Horizon,
             reads_per_second: 5,
+            fan_out: String::new(),
+            decompress: Decompress::Auto,
         }
     }
 }
@@ -373,7 +403,10 @@ impl Settings {
         let schema = serde_json::from_str(schema).unwrap_or_else(|_| serde_json::Value::String(schema.to_owned()));
         let event = Event { schema: PathBuf::new(), ..self.event.clone() };
         let gold: Vec<Gold> = self.gold.iter().map(|gold| Gold { max_wait: None, ..gold.clone() }).collect();
-        let meaning = serde_json::json!({ "event": event, "silver": self.silver, "gold": gold, "schema": schema });
+        let mut meaning = serde_json::json!({ "event": event, "silver": self.silver, "gold": gold, "schema": schema });
+        if self.stream.decompress == Decompress::Off {
+            meaning["decompress"] = serde_json::json!(self.stream.decompress);
+        }
         let mut text = String::new();
         canonical(&meaning, &mut text);
         Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()

@@ -26,8 +26,19 @@ pub enum Source {
 }
 
 impl Source {
-    /// Opens it; an embedded stream is made with the configured number of shards if there is none.
+    /// Opens it to look at it, or to put; an embedded stream is made with the configured number of shards if there is none. A
+    /// consumer of enhanced fan-out has one reader, which is the run: whoever looks beside it polls.
     pub fn open(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+        Self::with(data, settings, clock, None)
+    }
+
+    /// Opens it to read it as the settings say.
+    pub fn for_run(data: &Path, settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self> {
+        let fan_out = Some(settings.stream.fan_out.as_str()).filter(|name| !name.is_empty());
+        Self::with(data, settings, clock, fan_out.map(Arc::from))
+    }
+
+    fn with(data: &Path, settings: &Settings, clock: Arc<dyn Clock>, fan_out: Option<Arc<str>>) -> Result<Self> {
         let stream = &settings.stream;
         match stream.kind {
             StreamKind::Embedded => {
@@ -37,7 +48,8 @@ impl Source {
             StreamKind::Kinesis => {
                 let config = run::block_on(client::load(&client(settings)))??;
                 let api = SdkApi::new(aws_sdk_kinesis::Client::new(&config), stream.name.as_str());
-                let reading = kinesis::Settings { reads_a_second: stream.reads_per_second, ..kinesis::Settings::default() };
+                let reads_a_second = stream.reads_per_second;
+                let reading = kinesis::Settings { reads_a_second, fan_out, ..kinesis::Settings::default() };
                 let stream = KinesisStream::new(&stream.name, Arc::new(api), AwsRuntime::start()?, clock, reading);
                 Ok(Self::Kinesis(stream))
             }

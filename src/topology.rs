@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, SchemaRef};
 use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::gold::GoldConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
-use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
+use sluicebox_actors::machines::shard::{Extent, OnGap, ShardConfig};
 use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::window::Windowing;
@@ -23,15 +23,18 @@ use crate::engine::condemned::Deadly;
 use crate::engine::contract::{Contract, ContractError, EventOptions};
 use crate::engine::event_time::{TimeFormat, TimeSource};
 use crate::engine::glue::{DecoderFactory, SqlEngine};
+use crate::engine::inflate::{self, Inflating};
 use crate::engine::sql::error::SqlError;
 use crate::engine::sql::gold::GoldPlan;
 use crate::engine::sql::silver::SilverPlan;
 use crate::settings::problem::nearest;
-use crate::settings::{self, FieldPath, Loaded, Problem, Settings, SettingsError};
+use crate::settings::{self, FieldPath, Loaded, Problem, Settings, SettingsError, Sink, Takes};
 use crate::source::{self, Source};
 
+mod sinks;
 pub mod stores;
 
+pub use sinks::sinks;
 pub use stores::Stores;
 
 /// Pause after a read of the embedded stream that found nothing.
@@ -78,10 +81,16 @@ pub fn compile(loaded: &Loaded) -> Result<Compiled, SettingsError> {
         return Err(SettingsError { problems });
     }
     let decoders = contract.clone();
-    let decoders: DecoderFactory = Arc::new(move || Box::new(decoders.decoder()));
+    let decoders: DecoderFactory = match settings.stream.decompress {
+        settings::Decompress::Off => Arc::new(move || Box::new(decoders.decoder())),
+        settings::Decompress::Auto => {
+            Arc::new(move || Box::new(Inflating { decoder: Box::new(decoders.decoder()), bounds: inflate::Bounds::default() }))
+        }
+    };
     #[cfg(debug_assertions)]
     let decoders = deadly(decoders);
     let engine = SqlEngine::new(decoders, silver, gold);
+    check_keys(loaded, &engine)?;
     Ok(Compiled { contract, engine: Arc::new(engine) })
 }
 
@@ -176,6 +185,7 @@ pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Sour
             None => format!("{}:{}", crate::run::host_name(), std::process::id()),
         },
         pipeline: identity.pipeline.clone(),
+        created_us: identity.created_us,
         postmark,
         bronze_on: settings.bronze.enabled,
         parallelism: settings.stream.parallelism as usize,
@@ -201,12 +211,36 @@ pub fn parts(loaded: &Loaded, engine: &SqlEngine, stores: &Stores, stream: &Sour
         outputs: stores.outputs(settings),
         gold_files: stores.gold_files(),
         ledger: stores.ledger.clone(),
+        sinks: Default::default(),
         engine: stores.merging(engine, settings),
         clock,
         board: Arc::new(Board::default()),
         fleet: stores.fleet(),
         config: Arc::new(config),
     }
+}
+
+/// Is this Gold table one of the sink's?
+fn takes(sink: &Sink, table: &str) -> bool {
+    sink.is_given() == Takes::Gold && (sink.tables.is_empty() || sink.tables.iter().any(|name| name == table))
+}
+
+/// A sink tells rows apart by their group keys: it can't be given a table that does not show them.
+fn check_keys(loaded: &Loaded, engine: &SqlEngine) -> Result<(), SettingsError> {
+    let mut problems = Vec::new();
+    for plan in engine.gold_plans().iter().filter(|plan| plan.key_columns().is_none()) {
+        let name = plan.table().name.as_ref();
+        for (n, sink) in loaded.settings.sink.iter().enumerate().filter(|(_, sink)| takes(sink, name)) {
+            let message =
+                format!("`sink.{n}`: the rows of the Gold table `{name}` can't be told apart in the sink `{}`", sink.name);
+            let help = format!(
+                "name every group key of gold.{name}.sql as a column of its SELECT, unchanged; or list other tables in \
+                 sink.{n}.tables"
+            );
+            problems.push(Problem::new(message).at(loaded.place_of(&format!("sink.{n}.name"))).help(help));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(SettingsError { problems }) }
 }
 
 fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
@@ -220,6 +254,7 @@ fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
             settings::OnGap::Continue => OnGap::Continue,
         },
         drain,
+        extent: Extent::Endless,
         breaker: BreakerConfig {
             enabled: settings.breaker.enabled,
             share: settings.breaker.share,

@@ -61,6 +61,12 @@ fn a_starter_is_written_once_and_is_valid_where_it_stands() {
     assert!(ran.out.contains("gold/hourly_by_type") && ran.out.contains("config/local.toml"), "{}", ran.out);
     let ran = sluicebox(&mine, &["validate", "--config", "config/reference.toml"]);
     assert_eq!(ran.code, 0, "{}", ran.err);
+    for preset in ["low-latency", "high-throughput", "cost-optimised"] {
+        let over = format!("config/presets/{preset}.toml");
+        let ran = sluicebox(&mine, &["validate", "--show", "--config", "config/local.toml", "--config", &over]);
+        assert_eq!(ran.code, 0, "{}", ran.err);
+        assert!(!ran.out.contains("\"interval\": \"10s\"") && ran.out.contains(&over), "{}", ran.out);
+    }
     let again = sluicebox(folder.path(), &["init", "mine"]);
     assert_eq!(again.code, 1);
     assert!(again.err.contains("not empty"), "{}", again.err);

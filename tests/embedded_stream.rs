@@ -173,6 +173,8 @@ impl World {
         }
         assert_eq!(read.records.len(), end - start);
         assert_eq!(read.caught_up, end == model.records.len());
+        let last_us = read.records.last().map_or(read.now_us, |last| last.arrival_us);
+        assert_eq!(read.behind_us, Some(if read.caught_up { 0 } else { read.now_us - last_us }));
         assert_eq!(read.trimmed_before, (place < model.trimmed).then(|| after(model.trimmed as u64)));
         let ended = read.ended.map(|children| children.into_iter().map(|info| info.shard).collect::<Vec<_>>());
         let children: Vec<_> = model.children.iter().map(|child| shard(*child)).collect();

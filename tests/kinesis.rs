@@ -3,6 +3,7 @@
 
 use std::net::TcpListener;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use sluicebox_actors::ports::Clock;
 use sluicebox_stream::api::{self, FaultKind, FaultPlan, FaultRule, Options, Server};
@@ -12,7 +13,7 @@ use super::support::site::{LAST_US, Site, events};
 const EVENTS: u64 = 2_500;
 
 /// The moment at which the last event has arrived: the service has forgotten nothing, whatever year it is.
-struct Then;
+pub(crate) struct Then;
 
 impl Clock for Then {
     fn now_us(&self) -> i64 {
@@ -24,9 +25,26 @@ impl Clock for Then {
     }
 }
 
+/// From that moment on, a fifth of a second later whenever anybody looks: subscriptions end while they are read.
+struct Onwards(AtomicI64);
+
+impl Clock for Onwards {
+    fn now_us(&self) -> i64 {
+        self.0.fetch_add(200_000, Ordering::Relaxed)
+    }
+
+    fn random(&self) -> u64 {
+        Then.random()
+    }
+}
+
 /// The Kinesis API on the stream of a site; its settings lead there.
-fn served(site: Site) -> (Site, Server) {
-    let server = Server::new(site.data().join("stream"), Arc::new(Then), Options::default()).unwrap();
+pub(crate) fn served(site: Site) -> (Site, Server) {
+    served_by(site, Arc::new(Then))
+}
+
+fn served_by(site: Site, clock: Arc<dyn Clock>) -> (Site, Server) {
+    let server = Server::new(site.data().join("stream"), clock, Options::default()).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("aws.endpoint=http://{}", listener.local_addr().unwrap());
     let serving = api::serve(listener, server.clone(), std::future::pending());
@@ -40,7 +58,7 @@ fn served(site: Site) -> (Site, Server) {
 }
 
 /// Demo events as Kinesis would stamp them: to the millisecond.
-fn stamped() -> Site {
+pub(crate) fn stamped() -> Site {
     let site = Site::empty();
     site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site
@@ -77,6 +95,31 @@ fn a_service_that_throttles_repeats_forgets_and_breaks_off_changes_no_table_and_
     let state = server.state();
     let struck: Vec<_> = state["rules"].as_array().unwrap().iter().map(|rule| rule["hit"].as_u64().unwrap()).collect();
     assert_eq!(struck, [2; 6], "every fault has struck as often as it was to");
+}
+
+#[test]
+fn enhanced_fan_out_makes_the_same_tables_whatever_breaks_and_however_often_the_program_dies() {
+    let local = stamped();
+    let (site, server) = served_by(Site::with_stream_of(&local), Arc::new(Onwards(AtomicI64::new(LAST_US))));
+    let expected = local.finish();
+    server
+        .set_faults(FaultPlan {
+            seed: 7,
+            rules: vec![
+                rule("SubscribeToShard", 0, FaultKind::InternalFailure),
+                rule("SubscribeToShard", 3, FaultKind::DropReply),
+                rule("DescribeStreamConsumer", 0, FaultKind::Throttle),
+            ],
+        })
+        .unwrap();
+    let site = site.set("stream.fan_out=pipeline");
+    #[cfg(debug_assertions)]
+    site.crash("commit.after_swap:2");
+    site.finish().must_equal(&expected, "by way of subscriptions");
+    let state = server.state();
+    let struck: Vec<_> = state["rules"].as_array().unwrap().iter().map(|rule| rule["hit"].as_u64().unwrap()).collect();
+    assert_eq!(struck, [2; 3], "every fault has struck as often as it was to");
+    assert_eq!(state["calls"]["RegisterStreamConsumer"], 1, "the second run finds the consumer");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sluicebox::settings::load::Source;
+use sluicebox::settings::load::{PRESETS, Source, load_over};
 use sluicebox::settings::{Interval, Loaded, Settings, Size, load};
 
 const BASE: &str = r#"
@@ -73,7 +73,10 @@ fn an_unknown_key_is_refused_in_every_section_at_its_line_with_a_suggestion() {
         ("[restart]\nbackof_min = \"1s\"", "backoff_min"),
         ("[breaker]\nshares = 0.1", "share"),
         ("[collect]\nafter_epoch = 3", "after_epochs"),
+        ("[metrics]\ncloudwatsh = true", "cloudwatch"),
+        ("[alerts]\nwebhok = \"\"", "webhook"),
         ("[[silver.filter]]\nname = \"a\"\nwhere = \"x\"\nwher = \"y\"", "where"),
+        ("[[sink]]\nname = \"a\"\nkind = \"sqs\"\nqueue_ur = \"x\"", "queue_url"),
         ("[[gold]]\nname = \"b\"\nsql = \"x\"\nwindow = { tumbling = \"1h\" }\nmax_wat = 3", "max_wait"),
     ];
     for (section, meant) in sections {
@@ -138,9 +141,14 @@ fn every_contradiction_has_its_sentence() {
         ("gold.0.name=Hourly", "`gold.0.name`: `Hourly` cannot be a name here"),
         ("gold.0.sql= ", "there is nothing in it"),
         ("gold.0.max_wait=0s", "0s is not a length"),
+        ("metrics.interval=10ms", "numbers every 10ms cost more than they say"),
+        ("alerts.sns_topic=alerts", "`alerts` is no ARN of an SNS topic"),
+        ("alerts.webhook=hooks.example.com/s3cret", "`alerts.webhook`: this is no address of HTTP"),
         ("stream.start=latest", "only a Kinesis stream"),
         ("stream.start=tomorrow", "`tomorrow` is no place to start"),
         ("stream.reads_per_second=6", "1 to 5"),
+        ("stream.fan_out=c", "only a Kinesis stream has consumers"),
+        ("stream.fan_out=a/b", "`a/b` is no name of a consumer"),
         ("stream.shards=1001", "1 to 1000"),
         ("stream.parallelism=11", "1 to 10"),
         ("stream.name=a/b", "cannot be a name here"),
@@ -166,6 +174,57 @@ fn every_contradiction_has_its_sentence() {
     assert!(case.errors(&[])[0].contains("the statement's own WHERE"));
     let arrival = BASE.replace("\"ts\"", "\"_arrival_time\"\ntime_format = \"epoch_ms\"");
     assert!(one_error(&arrival).contains("the arrival time is a time already"));
+}
+
+#[test]
+fn a_sink_has_the_keys_of_its_kind_and_no_others() {
+    let sink = |keys: &str| format!("{BASE}\n[[sink]]\nname = \"a\"\n{keys}\n");
+    for good in [
+        "kind = \"sqs\"\nqueue_url = \"https://q\"\nmax_backlog = 5\non_backlog = \"pause\"\nreplay_letters = true",
+        "kind = \"influx\"\nurl = \"http://h\"\nbucket = \"b\"\ntables = [\"hourly\"]\nmax_lag = \"5m\"",
+        "kind = \"timestream\"\ndatabase = \"d\"\ntable = \"t\"",
+        "kind = \"file\"\npath = \"x\"\ntakes = \"letters\"\nmax_backlog = 5",
+    ] {
+        assert_eq!(Case::new(&sink(good)).load(&[], &[]).unwrap().settings.sink.len(), 1);
+    }
+    let cases = [
+        ("kind = \"kafka\"", "`kafka` is not one of timestream, influx, sqs, file"),
+        ("kind = \"sqs\"", "`sink.0.queue_url`: there is nothing in it"),
+        ("kind = \"influx\"\nurl = \"host:8086\"\nbucket = \"b\"", "`host:8086` is no address"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\nurl = \"u\"", "`sink.0.url`: a sink of this kind has no such key"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\ntables = [\"hourly\"]", "`sink.0.tables`: it is given letters and no Gold"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\nmax_lag = \"5m\"", "max_backlog is its limit"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\ntakes = \"gold\"", "takes one thing anyway"),
+        ("kind = \"file\"\npath = \"x\"\nmax_backlog = 5", "max_lag is its limit"),
+        ("kind = \"file\"\npath = \"x\"\non_backlog = \"pause\"", "only letters can be too many"),
+        ("kind = \"file\"\npath = \"x\"\nreplay_letters = true", "it is given Gold and no letters"),
+        ("kind = \"file\"\npath = \"x\"\nmax_lag = \"0s\"", "0s is not a length"),
+        ("kind = \"file\"\npath = \"x\"\ntables = [\"hurly\"]", "there is no Gold table `hurly`"),
+    ];
+    for (keys, part) in cases {
+        let error = one_error(&sink(keys));
+        assert!(error.contains(part), "{keys}: {error}");
+    }
+    let file = "kind = \"file\"\npath = \"x\"\n";
+    let twice = one_error(&format!("{}[[sink]]\nname = \"a\"\n{file}", sink(file)));
+    assert!(twice.contains("a sink named `a` stands above already"), "{twice}");
+}
+
+#[test]
+fn a_table_that_hides_a_group_key_is_refused_where_a_sink_takes_it() {
+    let hidden = BASE.replace("SELECT count(*) AS events FROM silver", "SELECT count(*) AS events FROM silver GROUP BY _shard");
+    let compile = |text: &str| {
+        let loaded = Case::new(text).load(&[], &[]).unwrap();
+        sluicebox::topology::compile(&loaded).map(|_| ()).map_err(|error| error.to_string())
+    };
+    compile(&hidden).unwrap();
+    let sink = "\n[[sink]]\nname = \"a\"\nkind = \"file\"\npath = \"x\"\n";
+    compile(&format!("{BASE}{sink}")).unwrap();
+    compile(&format!("{}{sink}", hidden.replace("SELECT count(*)", "SELECT _shard AS from_shard, count(*)"))).unwrap();
+    let said = compile(&format!("{hidden}{sink}")).unwrap_err();
+    assert!(said.contains("`hourly` can't be told apart") && said.contains("gold.hourly.sql"), "{said}");
+    let changed = hidden.replace("SELECT count(*)", "SELECT upper(_shard) AS from_shard, count(*)");
+    assert!(compile(&format!("{changed}{sink}")).is_err(), "a function of a key is not the key");
 }
 
 #[test]
@@ -220,6 +279,99 @@ fn a_missing_schema_or_file_is_named() {
     assert!(case.errors(&[])[0].contains("sluicebox init"));
 }
 
+/// Lambda's name, a value, the key it is here and the value there.
+const SAME_THING: [(&str, &str, &str, &str); 4] = [
+    ("batch_size", "100", "limits.fetch_records", "200"),
+    ("maximum_batching_window", "\"60s\"", "commit.interval", "\"2m\""),
+    ("parallelization_factor", "3", "stream.parallelism", "4"),
+    ("maximum_attempts", "7", "restart.intensity", "8"),
+];
+
+fn with_mapping(lines: &str) -> String {
+    format!("{BASE}\n[stream.mapping]\n{lines}\n")
+}
+
+#[test]
+fn lambdas_names_set_the_keys_that_are_the_same_thing() {
+    let lines: String = SAME_THING.iter().map(|(name, value, ..)| format!("{name} = {value}\n")).collect();
+    let always = "maximum_record_age = -1\nbisect_on_error = true\n";
+    let settings = Case::new(&with_mapping(&(lines + always))).load(&[], &[]).unwrap().settings;
+    let found = (settings.limits.fetch_records, settings.stream.parallelism, settings.restart.intensity);
+    assert_eq!((found, settings.commit.interval), ((100, 3, 7), Interval::from_secs(60)));
+    let variables = [("SLUICEBOX__STREAM__MAPPING__PARALLELIZATION_FACTOR", "5")];
+    let settings = Case::new(BASE).load(&variables, &["stream.mapping.batch_size=9"]).unwrap().settings;
+    assert_eq!((settings.stream.parallelism, settings.limits.fetch_records), (5, 9));
+}
+
+#[test]
+fn a_key_and_lambdas_name_for_it_must_agree() {
+    for (name, value, key, other) in SAME_THING {
+        let (table, key) = key.split_once('.').unwrap();
+        let both = |there: &str| format!("{BASE}\n[{table}]\n{key} = {there}\n[stream.mapping]\n{name} = {value}\n");
+        let error = one_error(&both(other));
+        let wanted = format!("`stream.mapping.{name}` and `{table}.{key}` are one setting under two names");
+        assert!(error.starts_with("p.toml:17:") && error.contains(&wanted) && error.contains("p.toml:15:"), "{error}");
+        Case::new(&both(value)).load(&[], &[]).unwrap();
+    }
+    let minute = format!("{BASE}\n[commit]\ninterval = \"1m\"\n[stream.mapping]\nmaximum_batching_window = \"60s\"\n");
+    Case::new(&minute).load(&[], &[]).unwrap();
+    let case = Case::new(&with_mapping("batch_size = 100"));
+    let settings = case.load(&[], &["limits.fetch_records=200"]).unwrap().settings;
+    assert_eq!(settings.limits.fetch_records, 200, "--set beats the file under either name");
+    let errors = case.errors(&["limits.fetch_records=200", "stream.mapping.batch_size=300"]);
+    assert!(errors[0].starts_with("--set stream.mapping.batch_size=300: ") && errors[0].contains("differ"), "{errors:?}");
+}
+
+#[test]
+fn what_lambda_does_otherwise_is_refused_with_the_reason() {
+    let cases = [
+        ("maximum_record_age = \"1h\"", "no record is skipped here because it is old"),
+        ("bisect_on_error = false", "never takes its batch along"),
+        ("on_failure_destination = \"arn:aws:sqs:eu-west-1:123456789012:q\"", "add [[sink]] with kind = \"sqs\""),
+        ("batch_sise = 3", "did you mean `batch_size`?"),
+        ("tumbling_window = 60", "window = { tumbling = \"1h\" }"),
+        ("starting_position = \"LATEST\"", "stream.start"),
+        ("batch_size = \"many\"", "`stream.mapping.batch_size` (here `limits.fetch_records`): expected a whole number"),
+        ("batch_size = 0", "`stream.mapping.batch_size` (here `limits.fetch_records`): 0 is out of range"),
+        ("parallelization_factor = 11", "write a number from 1 to 10"),
+        ("maximum_attempts = -1", "found the number -1"),
+    ];
+    for (line, part) in cases {
+        let error = one_error(&with_mapping(line));
+        assert!(error.starts_with("p.toml:15:") && error.contains(part), "{error}");
+    }
+    let error = one_error(&BASE.replace("[silver]", "[stream]\nmapping = 3\n[silver]"));
+    assert!(error.starts_with("p.toml:7:11: `stream.mapping`: expected a table"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_laid_over_wins_and_an_error_in_it_names_it() {
+    let case = Case::new(&format!("{BASE}\n[commit]\ninterval = \"20s\"\nsize = \"64MiB\"\n"));
+    let over = case.folder.path().join("over.toml");
+    let load_both = |text: &str, sets: &[String]| {
+        std::fs::write(&over, text).unwrap();
+        load_over(&Source::File(case.folder.path().join("p.toml")), std::slice::from_ref(&over), [], sets)
+    };
+    let loaded = load_both("[stream.mapping]\nmaximum_batching_window = \"40s\"\n", &[]).unwrap();
+    assert_eq!(loaded.settings.commit.interval, Interval::from_secs(40));
+    assert_eq!(loaded.settings.commit.size, Size::from_mib(64));
+    let beaten = load_both("[commit]\ninterval = \"40s\"\n", &["commit.interval=50s".to_owned()]).unwrap();
+    assert_eq!(beaten.settings.commit.interval, Interval::from_secs(50));
+    for (text, part) in [
+        ("\n[commit]\nintervall = \"1s\"\n", "over.toml:3:1: `commit`: unknown key `intervall`"),
+        ("[commit]\ninterval = \"0s\"\n", "over.toml:2:12: `commit.interval`: 0s is not a length"),
+        ("[commit\n", "over.toml:1:"),
+    ] {
+        let error = load_both(text, &[]).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    let loaded = load_both("[silver]\nsql = \"\"\"\nSELECT 1\"\"\"\n", &[]).unwrap();
+    assert!(loaded.place_in("silver.sql", 1, 8).to_string().ends_with("over.toml:3:8"));
+    std::fs::remove_file(&over).unwrap();
+    let error = load_over(&Source::Builtin, &[over], [], &[]).map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("over.toml: the pipeline file cannot be read"), "{error}");
+}
+
 fn shipped() -> Vec<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("config");
     let mut files = vec![root.join("local.toml"), root.join("reference.toml")];
@@ -250,6 +402,26 @@ fn every_shipped_contract_and_statement_compiles() {
     for path in shipped() {
         let loaded = load(&Source::File(path.clone()), [], &[]).unwrap();
         sluicebox::topology::compile(&loaded).map(|_| ()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+}
+
+#[test]
+fn every_preset_lies_over_every_shipped_pipeline_and_explains_each_of_its_numbers() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/presets");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), PRESETS.len());
+    for (name, text) in PRESETS {
+        let path = folder.join(format!("{name}.toml"));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        for line in text.lines().filter(|line| line.contains(" = ") && !line.starts_with('#')) {
+            assert!(line.contains("  # ") && line.contains("default"), "{name}: {line}");
+        }
+        for pipeline in shipped() {
+            let plain = load(&Source::File(pipeline.clone()), [], &[]).unwrap();
+            let laid = load_over(&Source::File(pipeline.clone()), std::slice::from_ref(&path), [], &[]);
+            let laid = laid.unwrap_or_else(|error| panic!("{name} over {}: {error}", pipeline.display()));
+            assert_ne!(laid.settings, plain.settings, "{name} changes nothing");
+            assert_eq!(laid.fingerprint(), plain.fingerprint(), "{name} changes the meaning of data");
+        }
     }
 }
 
@@ -294,7 +466,8 @@ fn the_reference_names_every_key_and_writes_the_defaults() {
     let defaults: Settings = case.load(&[], &[]).unwrap().settings;
     assert_eq!(reference, defaults);
 
-    let filtered = case.load(&[], &["silver.filter=[{ name = \"a\", where = \"b\" }]"]).unwrap().settings;
+    let sets = ["silver.filter=[{ name = \"a\", where = \"b\" }]", "sink=[{ name = \"a\", kind = \"file\", path = \"b\" }]"];
+    let filtered = case.load(&[], &sets).unwrap().settings;
     let mut all = Vec::new();
     keys(&serde_json::to_value(&filtered).unwrap(), "", &mut all);
     assert!(all.len() > 35, "{all:?}");

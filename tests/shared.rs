@@ -6,29 +6,14 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use sluicebox_actors::ports::Clock;
 use sluicebox_fakeaws::dynamo::FakeDynamo;
 use sluicebox_fakeaws::faults::Fault;
 use sluicebox_fakeaws::s3::FakeS3;
 use sluicebox_stream::api::{self, Options, Server};
 use tokio::runtime::Runtime;
 
-use super::support::site::{Evidence, LAST_US, Site, events, files};
-
-const EVENTS: u64 = 2_500;
-
-/// The moment at which the last event has arrived: the service has forgotten nothing, whatever year it is.
-struct Then;
-
-impl Clock for Then {
-    fn now_us(&self) -> i64 {
-        LAST_US
-    }
-
-    fn random(&self) -> u64 {
-        0x5_1C_E1
-    }
-}
+use super::kinesis::{Then, stamped};
+use super::support::site::{Evidence, Site, files};
 
 /// A Kinesis, an S3 and a DynamoDB on loopback ports of this process.
 pub(crate) struct Cloud {
@@ -93,13 +78,6 @@ impl Cloud {
     }
 }
 
-/// Demo events as Kinesis would stamp them: to the millisecond.
-pub(crate) fn stamped() -> Site {
-    let site = Site::empty();
-    site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
-    site
-}
-
 fn staged(worker: &Site) -> Vec<PathBuf> {
     files(&worker.data().join("state/staged"))
 }
@@ -109,27 +87,20 @@ fn tables_in_a_bucket_are_those_of_a_directory_whatever_the_services_do_and_wher
     let local = stamped();
     let cloud = Cloud::with_stream_of(&local);
     let expected = local.finish();
-    for (operation, times, fault) in [
-        ("PutObject", 3, Fault::DropResponse),
-        ("PutObject", 2, Fault::DropRequest),
-        ("PutObject", 1, Fault::Status(409, "ConditionalRequestConflict")),
-        ("PutObject", 2, Fault::Status(503, "SlowDown")),
-        ("GetObject", 2, Fault::DropResponse),
-        ("ListObjectsV2", 2, Fault::Throttle),
-    ] {
-        cloud.s3.faults().next(operation, times, fault);
-    }
-    for (operation, times, fault) in [
-        ("UpdateItem", 3, Fault::DropResponse),
-        ("UpdateItem", 3, Fault::DropRequest),
-        ("PutItem", 3, Fault::DropResponse),
-        ("Query", 2, Fault::Throttle),
-    ] {
-        cloud.dynamo.faults().next(operation, times, fault);
-    }
-    // Each dies on a machine of its own, and its disk with it.
-    #[cfg(debug_assertions)]
-    for point in ["commit.after_hold:2", "commit.after_put:2", "commit.after_swap:2", "gold.after_swap", "commit.after_swap:3"] {
+    let deaths = ["commit.after_hold:2", "commit.after_put:2", "commit.after_swap:2", "gold.after_swap"];
+    let objects = [Fault::DropResponse, Fault::DropRequest, Fault::Status(409, "ConditionalRequestConflict")];
+    for (point, fault) in deaths.into_iter().zip(objects.into_iter().chain([Fault::Status(503, "SlowDown")])) {
+        // What a worker asks first is whether the store can be trusted.
+        cloud.s3.faults().spare("PutObject", 3);
+        cloud.s3.faults().next("PutObject", 2, fault.clone());
+        cloud.s3.faults().next("GetObject", 1, fault);
+        for operation in ["UpdateItem", "PutItem"] {
+            cloud.dynamo.faults().next(operation, 1, Fault::DropResponse);
+            cloud.dynamo.faults().next(operation, 1, Fault::DropRequest);
+        }
+        cloud.dynamo.faults().next("Query", 1, Fault::Throttle);
+        // Each dies on a machine of its own, and its disk with it.
+        #[cfg(debug_assertions)]
         cloud.worker().crash(point);
     }
     let last = cloud.worker();

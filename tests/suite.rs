@@ -3,6 +3,7 @@
 
 mod changed_pipeline;
 mod cli;
+mod deploy;
 mod disk;
 mod embedded_stream;
 mod engine {
@@ -16,10 +17,12 @@ mod engine {
     mod statements;
     mod values;
 }
+mod iam;
 mod kcl;
 #[cfg(debug_assertions)]
 mod kill;
 mod kinesis;
+mod lambda;
 mod read {
     mod finished_run;
     mod ports;
@@ -34,6 +37,7 @@ mod settings;
 mod shared;
 mod side_by_side;
 mod simulated;
+mod sinks;
 mod support {
     pub(crate) mod drive;
     pub(crate) mod outcome;

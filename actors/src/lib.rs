@@ -10,6 +10,7 @@ pub mod pipeline;
 pub mod shells {
     pub mod commit;
     pub mod dlq;
+    pub mod feed;
     pub mod gold;
     pub mod message;
     pub mod partition;
@@ -21,9 +22,11 @@ pub mod history;
 
 /// Every decision, as plain synchronous structs.
 pub mod machines {
+    pub mod alerts;
     pub mod barrier;
     pub mod breaker;
     pub mod commit;
+    pub mod feed;
     pub mod fleet;
     pub mod gold;
     pub mod partition;
@@ -38,6 +41,7 @@ pub mod ports;
 pub mod model {
     pub mod epoch;
     pub mod fault;
+    pub mod feed;
     pub mod ledger;
     pub mod letter;
     pub mod position;
@@ -51,6 +55,7 @@ pub mod model {
 
 /// actix mechanics.
 pub mod toolkit {
+    pub mod bell;
     pub mod board;
     pub mod crash;
     pub mod credit;

@@ -5,8 +5,16 @@
 
 mod crew;
 mod fleet;
+mod handed;
+mod ingest;
 mod supervisor;
+mod tick;
+mod turn;
 mod wiring;
+
+pub use ingest::{Handed, Ingested, Open, ingest};
+pub use tick::{Ticked, tick};
+pub use turn::owner_until;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,10 +31,11 @@ use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, Leases, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
 use crate::shells::commit::retrying;
-use crate::shells::gold::{self, GoldConfig};
+use crate::shells::feed::{self, FeedParts, Feeders, Sinks};
+use crate::shells::gold::{self, GoldConfig, GoldEnd};
 use crate::shells::message::NewEpoch;
 use crate::shells::shard::FetchLimits;
-use crate::toolkit::board::{Board, Life};
+use crate::toolkit::board::{Board, Life, SinkLife};
 use crate::toolkit::crash;
 use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::Door;
@@ -47,6 +56,8 @@ pub struct Parts {
     pub gold_files: Arc<dyn GoldFiles>,
     /// The table `ledger`.
     pub ledger: Arc<dyn LedgerFiles>,
+    /// Where Gold and letters are handed on to.
+    pub sinks: Sinks,
     /// Decode, Silver, Gold.
     pub engine: Arc<dyn Engine>,
     /// Time and chance.
@@ -78,6 +89,8 @@ pub struct PipelineConfig {
     pub owner: String,
     /// Pipeline id.
     pub pipeline: String,
+    /// When the pipeline was made, microseconds since 1970: sinks see a rebuilt one as newer.
+    pub created_us: i64,
     /// What letters have in common.
     pub postmark: Postmark,
     /// Is Bronze written?
@@ -116,12 +129,14 @@ pub struct Outcome {
     pub lost: Vec<(ShardId, Fault)>,
     /// Gold was given up.
     pub gold: Option<Fault>,
+    /// Sinks that were given up, or, after a drain, do not have everything. What waits for them is kept.
+    pub sinks: Vec<(String, Fault)>,
 }
 
 impl Outcome {
-    /// Did every shard and Gold end as they should?
+    /// Did every shard, Gold and every sink end as they should?
     pub fn is_good(&self) -> bool {
-        self.lost.is_empty() && self.gold.is_none()
+        self.lost.is_empty() && self.gold.is_none() && self.sinks.is_empty()
     }
 }
 
@@ -131,12 +146,14 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     let infos = retrying(clock(), "listing the stream's shards", || parts.stream.shards()).await?;
     retrying(clock(), "creating rows of shards", || create_rows(&parts, &infos)).await?;
     crash::pass("start.after_rows");
+    begin_sinks(&parts).await?;
     let door = Door::closed();
     let (gold_drain, gold_draining) = watch::channel(false);
     let gold = actix::spawn(make_gold(parts.clone(), places.clone(), door.clone(), gold_draining));
     let stopping = Flag::default();
     let forward = actix::spawn(raise(stopping.clone(), stop));
-    let outcome = Crew::new(parts.clone(), places, door).run(stopping).await;
+    let board = parts.board.clone();
+    let outcome = Crew::new(parts, places, door).run(stopping).await;
     forward.abort();
     let mut outcome = outcome?;
     gold_drain.send_replace(true);
@@ -145,13 +162,51 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
         Ok(Err(fault)) => outcome.gold = Some(fault),
         Err(error) => outcome.gold = Some(Fault::bug(format!("the supervisor of Gold ended: {error}"))),
     }
+    let left = |life| match life {
+        SinkLife::Quarantined | SinkLife::Behind => true,
+        SinkLife::Feeding | SinkLife::Waiting | SinkLife::Finished => false,
+    };
+    let left = board.sinks().into_iter().filter(|(_, live)| left(live.life));
+    outcome.sinks = left.filter_map(|(sink, live)| Some((sink, live.last_fault?))).collect();
     Ok(outcome)
+}
+
+/// Before the first record: a sink that is there from the start gets every letter.
+async fn begin_sinks(parts: &Parts) -> Result<()> {
+    let feed_parts = parts.feed_parts();
+    retrying(parts.clock.clone(), "making sinks known", || {
+        let parts = feed_parts.clone();
+        // In a task of its own: a panic in a store is one more try.
+        let begun = actix::spawn(async move { feed::begin(&parts).await });
+        async { begun.await.unwrap_or_else(|error| Err(Fault::retry(format!("making sinks known: {error}")))) }
+    })
+    .await
 }
 
 async fn make_gold(parts: Parts, places: Places, door: Door<NewEpoch>, finish: watch::Receiver<bool>) -> Result<()> {
     match parts.fleet.clone() {
         Some(fleet) => fleet::gold(parts, fleet, places, door, finish).await,
-        None => gold::supervise(parts.gold_parts(&places), door, finish, Flag::default()).await.map(|_finished| ()),
+        None => gold_and_sinks(&parts, &places, door, finish, Flag::default()).await.map(|_finished| ()),
+    }
+}
+
+/// Gold, and beside it, where it goes on to. `lost` ends both.
+async fn gold_and_sinks(
+    parts: &Parts,
+    places: &Places,
+    door: Door<NewEpoch>,
+    finish: watch::Receiver<bool>,
+    lost: Flag,
+) -> Result<GoldEnd> {
+    let feeders = Feeders::start(&parts.feed_parts());
+    let ended = gold::supervise(parts.gold_parts(places, feeders.bells()), door, finish, lost.clone()).await;
+    if matches!(ended, Ok(GoldEnd::Lost)) {
+        return ended;
+    }
+    tokio::select! {
+        biased;
+        () = lost.wait() => Ok(GoldEnd::Lost),
+        () = feeders.finish() => ended,
     }
 }
 
@@ -162,7 +217,25 @@ async fn raise(flag: Flag, mut stop: watch::Receiver<bool>) {
 }
 
 impl Parts {
-    fn gold_parts(&self, places: &Places) -> gold::GoldParts {
+    fn feed_parts(&self) -> FeedParts {
+        FeedParts {
+            sinks: self.sinks.clone(),
+            rows: self.rows.clone(),
+            blobs: self.blobs.clone(),
+            outputs: self.outputs.clone(),
+            gold_files: self.gold_files.clone(),
+            ledger: self.ledger.clone(),
+            engine: self.engine.clone(),
+            clock: self.clock.clone(),
+            board: self.board.clone(),
+            restart: self.config.restart,
+            created_us: self.config.created_us,
+            shared: self.fleet.is_some(),
+            drain: self.config.shard.drain,
+        }
+    }
+
+    fn gold_parts(&self, places: &Places, bells: feed::Bells) -> gold::GoldParts {
         gold::GoldParts {
             rows: self.rows.clone(),
             blobs: self.blobs.clone(),
@@ -172,6 +245,7 @@ impl Parts {
             clock: self.clock.clone(),
             restart: self.config.restart,
             config: self.config.gold.clone(),
+            bells,
             place: places.get(0),
             drain: self.config.shard.drain,
             others: self.fleet.as_ref().map(Fleet::beat),

@@ -10,16 +10,19 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::model::epoch::{HeldOutput, LedgerLine, PendingOutput};
-use crate::model::fault::Result;
+use crate::model::fault::{Fault, Result};
+use crate::model::feed::FeedRow;
 use crate::model::letter::{Letter, Rejection};
 use crate::model::position::{Position, Sequence, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
 use crate::model::row::{Fence, Lease, ShardRow, WindowRow};
 use crate::model::window::{Window, Windowing};
 
+pub mod alerts;
 pub mod sinks;
 mod whole;
 
+pub use alerts::{Alert, AlertSink};
 pub use sinks::{Fed, GoldRevision, GoldSink, LetterSink, PostedLetter};
 pub use whole::Whole;
 
@@ -51,6 +54,12 @@ pub struct Read {
     pub ended: Option<Vec<ShardInfo>>,
     /// Records after the asked position are gone: the first one that is left.
     pub trimmed_before: Option<Position>,
+    /// How far this read, or an empty one's position, lies behind the newest record, by the stream's clock (iterator age),
+    /// microseconds; none where the stream does not say.
+    pub behind_us: Option<i64>,
+    /// All that had arrived by then, by the stream's clock, is in this read or before it. None where it is not known, and where
+    /// nobody need know: in a stream that tells by itself what it has forgotten.
+    pub fresh_us: Option<i64>,
 }
 
 /// A sharded, durable, replayable stream.
@@ -62,6 +71,12 @@ pub trait Stream: Send + Sync {
     async fn shards(&self) -> Result<Vec<ShardInfo>>;
     /// Records after a position: at least one if there is one, else at most `max_records` and `max_bytes` (of weight).
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read>;
+    /// What an earlier owner committed of a shard: up to this position all had been read that arrived by `fresh_us`
+    /// ([`Read::fresh_us`]). Told before the first read after it; a stream that knows what it forgot has no use for it.
+    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) -> Result<()> {
+        let _ = (shard, after, fresh_us);
+        Ok(())
+    }
     /// Number of the newest record of a shard, for people; none where numbers are not dense, as in Kinesis, or nothing was put.
     async fn newest(&self, shard: &ShardId) -> Result<Option<Sequence>> {
         let _ = shard;
@@ -95,6 +110,12 @@ pub trait Rows: Send + Sync {
     async fn window(&self, table: &str, start_us: i64) -> Result<Option<WindowRow>>;
     /// Writes the row only if the stored `version` is this one; 0 means that there is none.
     async fn update_window(&self, expected_version: u64, row: &WindowRow) -> Result<Cas>;
+    /// All rows of what a sink was given, by key.
+    async fn feeds(&self, sink: &str) -> Result<Vec<FeedRow>>;
+    /// One of them, by [`FeedRow::key`].
+    async fn feed(&self, sink: &str, key: &str) -> Result<Option<FeedRow>>;
+    /// Writes the row only if the stored `version` is this one; 0 means that there is none.
+    async fn update_feed(&self, expected_version: u64, row: &FeedRow) -> Result<Cas>;
 }
 
 /// What workers that share the shards of a stream need beyond [`Rows`]. Its calls travel on a connection of their own: a life
@@ -184,6 +205,8 @@ pub trait Outputs: Send + Sync {
     async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()>;
     /// Deletes staged files of this shard that no pending output names; the number deleted.
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64>;
+    /// Bytes of a visible file from `offset` on, at most so many and, before its end, at least one; none = it is not visible yet.
+    async fn read_visible(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>>;
 }
 
 /// Proof that a window row was won, as [`CommitPermit`].
@@ -210,6 +233,8 @@ pub trait GoldFiles: Send + Sync {
     fn encode(&self, table: &str, rows: Batches<'_>) -> Result<Bytes>;
     /// Replaces the visible object, then its row in `gold_windows`. Idempotent.
     async fn publish(&self, permit: WindowPermit, row: &WindowRow, content: Bytes) -> Result<()>;
+    /// The rows that such bytes were made of.
+    async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch>;
 }
 
 /// The table `ledger`: lines of epochs whose objects are about to be collected.
@@ -277,6 +302,17 @@ pub trait Engine: Send + Sync {
     fn merge(&self, table: usize, parts: &[RecordBatch]) -> Result<RecordBatch>;
     /// Final projection, HAVING, order and limit over merged states.
     fn finish(&self, table: usize, window: Window, merged: &RecordBatch) -> Result<Finished>;
+    /// Output columns that tell the rows of one window of a table apart: its group keys beside the window. None where the
+    /// statement does not show all of them.
+    fn keys(&self, table: usize) -> Option<Arc<[String]>> {
+        let _ = table;
+        None
+    }
+    /// Rows that the others do not have, each once. All have the columns of [`Engine::keys`], and there is at least one batch.
+    fn without(&self, rows: &[RecordBatch], others: &[RecordBatch]) -> Result<RecordBatch> {
+        let _ = (rows, others);
+        Err(Fault::bug("keys of an engine that knows none"))
+    }
     /// The same for windows of any size: an engine whose states may outgrow memory brings its own.
     fn merger(&self, table: usize) -> Result<Box<dyn Merger + '_>> {
         Ok(Box::new(Whole::new(self, table)))

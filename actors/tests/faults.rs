@@ -7,6 +7,7 @@ use sluicebox_actors::machines::restart::RestartConfig;
 use crate::drain::filled;
 use sluicebox_sim::plan::{ALONE, Act, OPS, Op, Plan};
 use sluicebox_sim::sim::{Sim, shard_id};
+use sluicebox_sim::sinks::Which;
 
 /// Two shards, about ten epochs, collection on: every operation occurs.
 fn world() -> Sim {
@@ -14,6 +15,8 @@ fn world() -> Sim {
     sim.config.gold.collect_after = 2;
     sim.config.shard.commit_size = 120;
     sim.config.in_flight = 128 << 10;
+    sim.sinks = Which::Both { holds: None };
+    sim.store().having = Some(1);
     sim
 }
 

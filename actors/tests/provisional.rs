@@ -81,5 +81,5 @@ fn a_shard_that_is_not_listed_yet_holds_every_window_back_until_it_is() {
     assert_eq!(shown, Some(WindowStatus::Sealed));
     let store = sim.store();
     let content = &store.gold[&("hourly".to_owned(), T0)].content;
-    assert_eq!(content, &store.fold(0, T0, None).0.content(T0), "the records of both");
+    assert_eq!(content, &store.fold(0, T0, None).0.content(T0, None), "the records of both");
 }

@@ -33,8 +33,9 @@ fn thousands_of_random_worlds_with_random_faults_lose_and_double_nothing_and_mee
             assert!(met.times(op, fault) > 0, "no seed meets {op:?} {fault}:\n{met}");
         }
     }
-    // Seldom, and the same as dying before the append that follows: collect.rs dies at every operation of a collection.
-    for op in OPS[..ALONE].iter().copied().filter(|op| *op != Op::LedgerLines) {
+    // Seldom, and the same as dying before the append that follows: collect.rs dies at every operation of a collection. The sweep
+    // dies at every call of a sink.
+    for op in OPS[..ALONE].iter().copied().filter(|op| ![Op::LedgerLines, Op::SinkFeed, Op::SinkSend].contains(op)) {
         let crashes =
             ["crash before", "crash after", "arrives after crash"].map(|fault| met.times(op, fault)).iter().sum::<u64>();
         assert!(crashes > 0, "no process dies at {op:?}:\n{met}");

@@ -10,7 +10,9 @@ use sluicebox_sim::swarm::survive;
 use crate::drain::filled;
 use sluicebox_sim::plan::{Act, Flaw, Op, Plan};
 use sluicebox_sim::sim::{End, Sim};
-use sluicebox_sim::truth::{MINUTE, T0};
+#[cfg(debug_assertions)]
+use sluicebox_sim::sinks::Which;
+use sluicebox_sim::truth::{MINUTE, T0, Truth};
 
 fn world() -> Sim {
     let mut sim = filled(31, 2, 60);
@@ -46,9 +48,63 @@ fn a_protocol_that_is_broken_on_purpose_is_noticed_whichever_rule_it_is() {
         (Sabotage::CommitWhenStopped, "is committed without its object"),
         (Sabotage::ReuseTheKey, "was put twice with different bytes"),
         (Sabotage::TellGoldBeforeCommit, "but its vector says"),
+        (Sabotage::FeedUnpublished, "handed over while readers see"),
     ];
-    assert_eq!(reasons.map(|(sabotage, _)| sabotage), sabotage::ALL);
+    let seldom = [Sabotage::ForgetWhatIsShown, Sabotage::AcknowledgeFirst];
+    let mut all: Vec<Sabotage> = reasons.iter().map(|(sabotage, _)| *sabotage).chain(seldom).collect();
+    all.sort_by_key(|sabotage| sabotage::ALL.iter().position(|known| known == sabotage));
+    assert_eq!(all, sabotage::ALL, "each has its test");
     reasons.into_iter().for_each(|(sabotage, reason)| noticed_by_the_swarm(sabotage, reason));
+}
+
+/// What the sinks show is wrong after this: a group is handed over, the process dies before it has noted that, and then the group
+/// leaves Gold. No seed need meet it; everything of it must.
+#[cfg(debug_assertions)]
+fn dies_at_the_sink_with_a_group_that_leaves(armed: Option<Sabotage>) -> Vec<String> {
+    let _armed = armed.map(sabotage::arm);
+    let mut sim = Sim::new(37, 1);
+    sim.sinks = Which::Both { holds: None };
+    sim.store().having = Some(1);
+    let event = |sim: &Sim, value: i64| sim.event(0, T0 + value * MINUTE, "leaves", T0 + MINUTE, value);
+    event(&sim, 1);
+    let ran = sim.run(Plan::nth(Op::SinkFeed, 0, Act::CrashAfter));
+    assert!(matches!(ran.end, End::Crashed), "{:?}", ran.end);
+    // By the time that somebody feeds the sink again, the group is gone.
+    event(&sim, 2);
+    sim.sinks = Which::None;
+    sim.drain();
+    sim.sinks = Which::Both { holds: None };
+    sim.drain();
+    sim.wrong(&[])
+}
+
+/// What the sinks lack after this: a letter is on its way when the process dies.
+#[cfg(debug_assertions)]
+fn dies_with_a_letter_on_its_way(armed: Option<Sabotage>) -> Vec<String> {
+    let _armed = armed.map(sabotage::arm);
+    let mut sim = Sim::new(38, 1);
+    sim.sinks = Which::Both { holds: None };
+    sim.put(0, T0, &[Truth::Bad]);
+    let ran = sim.run(Plan::nth(Op::SinkSend, 0, Act::CrashBefore));
+    assert!(matches!(ran.end, End::Crashed), "{:?}", ran.end);
+    sim.drain();
+    sim.wrong(&[])
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_letter_that_is_noted_as_handed_over_before_it_is_is_noticed() {
+    assert_eq!(dies_with_a_letter_on_its_way(None), Vec::<String>::new());
+    let wrong = dies_with_a_letter_on_its_way(Some(Sabotage::AcknowledgeFirst));
+    assert!(wrong.iter().any(|rule| rule.contains("never came")), "{wrong:?}");
+}
+
+#[cfg(debug_assertions)]
+#[test]
+fn a_sink_that_is_told_before_it_is_noted_what_it_shows_is_noticed() {
+    assert_eq!(dies_at_the_sink_with_a_group_that_leaves(None), Vec::<String>::new());
+    let wrong = dies_at_the_sink_with_a_group_that_leaves(Some(Sabotage::ForgetWhatIsShown));
+    assert!(wrong.iter().any(|rule| rule.contains("which is not in Gold")), "{wrong:?}");
 }
 
 #[test]

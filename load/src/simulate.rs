@@ -28,11 +28,17 @@ pub(crate) struct Simulate {
     /// Several workers share the shards of each world
     #[arg(long)]
     fleet: bool,
+    /// Processes share no disk, as workers on AWS
+    #[arg(long)]
+    apart: bool,
+    /// Batches of records are handed to invocations of a function
+    #[arg(long, conflicts_with = "fleet")]
+    lambda: bool,
 }
 
 /// Success when no seed broke a rule.
 pub(crate) fn simulate(args: &Simulate, out: &mut impl Write) -> anyhow::Result<bool> {
-    let Simulate { seeds, from, threads, minutes, tell, fleet } = *args;
-    let command = Command { seeds, from, threads: threads.clamp(1, 256), minutes, tell, fleet };
+    let Simulate { seeds, from, threads, minutes, tell, fleet, apart, lambda } = *args;
+    let command = Command { seeds, from, threads: threads.clamp(1, 256), minutes, tell, fleet, apart, lambda };
     Ok(command.run(out))
 }

@@ -10,6 +10,9 @@ use crate::client::{self, AwsRuntime, ClientSettings};
 use crate::dynamo::kcl::{self, KclLease};
 use crate::dynamo::rows::DynamoRows;
 use crate::s3::store::S3Store;
+use crate::sqs::letters::{SqsLetters, SqsOptions};
+use crate::timestream::client::WriteClient;
+use crate::timestream::sink::{TimestreamOptions, TimestreamSink};
 
 /// How this process speaks to AWS. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,16 +26,6 @@ impl Aws {
     /// sign that queues behind data says that its sender is dead.
     pub async fn connect(settings: &ClientSettings) -> Result<Self> {
         Ok(Self { config: client::load(settings).await?, io: AwsRuntime::start()? })
-    }
-
-    /// Over a configuration and a runtime that are there: for tests.
-    pub fn over(config: SdkConfig, io: AwsRuntime) -> Self {
-        Self { config, io }
-    }
-
-    /// The configuration.
-    pub fn config(&self) -> &SdkConfig {
-        &self.config
     }
 
     /// The threads.
@@ -56,6 +49,16 @@ impl Aws {
     /// The leases of a fleet of the Kinesis Client Library.
     pub async fn kcl_leases(&self, table: &str) -> Result<Vec<KclLease>> {
         kcl::leases(&aws_sdk_dynamodb::Client::new(&self.config), self.io.clone(), table).await
+    }
+
+    /// A sink of Gold rows in Timestream.
+    pub fn timestream(&self, options: TimestreamOptions) -> Result<TimestreamSink> {
+        TimestreamSink::new(WriteClient::new(&self.config), self.io.clone(), options)
+    }
+
+    /// A queue of letters.
+    pub fn queue(&self, options: SqsOptions) -> Result<SqsLetters> {
+        SqsLetters::new(&aws_sdk_sqs::Client::new(&self.config), self.io.clone(), options)
     }
 
     /// Is a service reached at an address that somebody has set, instead of AWS's own? The SDK's rules for the environment;

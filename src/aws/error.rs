@@ -93,7 +93,7 @@ impl Call<'_> {
     }
 }
 
-/// The IAM action of an API operation; S3 alone names its actions otherwise than its operations.
+/// The IAM action of an API operation; S3 names its actions in its own way, and a batch has the name of what it batches.
 pub fn iam_action(service: &str, operation: &str) -> String {
     let action = match (service, operation) {
         ("s3", "HeadObject") => "GetObject",
@@ -104,6 +104,7 @@ pub fn iam_action(service: &str, operation: &str) -> String {
         ("s3", "GetBucketLifecycleConfiguration") => "GetLifecycleConfiguration",
         ("s3", "DeleteObjects") => "DeleteObject",
         ("dynamodb", "TransactWriteItems") => "PutItem",
+        ("sqs", "SendMessageBatch") => "SendMessage",
         (_, operation) => operation,
     };
     format!("{service}:{action}")
@@ -347,5 +348,6 @@ mod tests {
         assert_eq!(iam_action("s3", "CompleteMultipartUpload"), "s3:PutObject");
         assert_eq!(iam_action("s3", "HeadObject"), "s3:GetObject");
         assert_eq!(iam_action("dynamodb", "UpdateItem"), "dynamodb:UpdateItem");
+        assert_eq!(iam_action("sqs", "SendMessageBatch"), "sqs:SendMessage");
     }
 }

@@ -3,6 +3,49 @@
 pub mod client;
 pub mod connect;
 pub mod error;
+pub mod http;
+mod revision;
+
+/// Gold rows in Timestream.
+pub mod timestream {
+    pub mod client;
+    mod records;
+    pub mod sink;
+    #[cfg(test)]
+    mod tests;
+}
+
+/// Gold rows in whatever takes line protocol.
+pub mod influx {
+    mod line;
+    pub mod sink;
+    #[cfg(test)]
+    mod tests;
+}
+
+/// Who is told of alerts.
+pub mod alerts {
+    pub mod sns;
+    #[cfg(test)]
+    mod tests;
+    pub mod webhook;
+}
+
+/// Numbers of the pipeline in CloudWatch.
+pub mod cloudwatch {
+    pub mod metering;
+    pub mod metrics;
+    #[cfg(test)]
+    mod tests;
+}
+
+/// Letters in SQS.
+pub mod sqs {
+    pub mod letters;
+    pub mod message;
+    #[cfg(test)]
+    mod tests;
+}
 
 /// Rows in DynamoDB.
 pub mod dynamo {

@@ -60,8 +60,12 @@ pub fn print(report: &Report, context: &Context) -> Result<(), CliError> {
             printer.finish()?;
         }
     }
+    let unproven = match report.unproven_starts {
+        0 => String::new(),
+        starts => format!(", {} unproven starts", human::count(starts)),
+    };
     let looked = format!(
-        "{} shards, {} epochs, {} files ({}), {} windows computed again from Silver",
+        "{} shards, {} epochs, {} files ({}), {} windows computed again from Silver{unproven}",
         human::count(report.shards),
         human::count(report.epochs),
         human::count(report.files),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{CliError, Context, Exit};
-use crate::settings::load::{BUILTIN_PIPELINE, BUILTIN_SCHEMA, DEFAULT_FILE, REFERENCE};
+use crate::settings::load::{BUILTIN_PIPELINE, BUILTIN_SCHEMA, DEFAULT_FILE, PRESETS, REFERENCE};
 
 /// Flags of `init`.
 #[derive(Debug, Args)]
@@ -24,6 +24,9 @@ const SCHEMA_FILE: &str = "config/schemas/clickstream.schema.json";
 /// Every key with its default, to look things up.
 const REFERENCE_FILE: &str = "config/reference.toml";
 
+/// Numbers for one aim each, to lay over the pipeline.
+const PRESETS_FOLDER: &str = "config/presets";
+
 /// Writes the files and says what to do next.
 pub fn run(args: InitArgs, context: &Context) -> Result<Exit, CliError> {
     if !is_empty(&args.folder).map_err(|error| cannot(&args.folder, &error))? {
@@ -33,8 +36,12 @@ pub fn run(args: InitArgs, context: &Context) -> Result<Exit, CliError> {
     for (name, text) in [(DEFAULT_FILE, BUILTIN_PIPELINE), (SCHEMA_FILE, BUILTIN_SCHEMA), (REFERENCE_FILE, REFERENCE)] {
         write(&args.folder.join(name), text).map_err(|error| cannot(&args.folder, &error))?;
     }
+    for (name, text) in PRESETS {
+        let path = args.folder.join(format!("{PRESETS_FOLDER}/{name}.toml"));
+        write(&path, text).map_err(|error| cannot(&args.folder, &error))?;
+    }
     let mut output = context.output();
-    let files = format!("{DEFAULT_FILE}, {SCHEMA_FILE} and {REFERENCE_FILE}");
+    let files = format!("{DEFAULT_FILE}, {SCHEMA_FILE}, {REFERENCE_FILE} and {PRESETS_FOLDER}/");
     output.note(&format!("wrote {files} in {}", args.folder.display()))?;
     if args.folder != Path::new(".") {
         output.note(&format!("  cd {}", args.folder.display()))?;

@@ -2,9 +2,12 @@
 //!
 //! Owns: which lines are shown. Does not own: what is logged.
 
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
 
 use super::error::CliError;
+use crate::alerts::Tap;
 
 /// The variable that holds a filter, such as `sluicebox=debug`.
 const FILTER: &str = "SLUICEBOX_LOG";
@@ -17,9 +20,9 @@ pub fn start(chatty: bool, verbose: u8, colour: bool) -> Result<(), CliError> {
         let help = "write a level (warn, info, debug) or target=level, such as sluicebox=debug,warn";
         CliError::usage(format!("{FILTER} is not a log filter: {error}"), help)
     })?;
-    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).with_ansi(colour).with_env_filter(filter);
-    // A second start in one process (tests) keeps the first.
-    logs.try_init().or(Ok(()))
+    let logs = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colour).with_filter(filter);
+    // Alerts are found whatever is shown. A second start in one process (tests) keeps the first.
+    tracing_subscriber::registry().with(logs).with(Tap::of_process().layer()).try_init().or(Ok(()))
 }
 
 fn default_filter(chatty: bool, verbose: u8) -> &'static str {

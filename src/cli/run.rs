@@ -8,11 +8,13 @@ use sluicebox_actors::pipeline::Outcome;
 use sluicebox_actors::toolkit::board::Board;
 
 use super::{CliError, Context, Exit, trial};
+use crate::observers::Observers;
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
 use crate::source::Source;
 use crate::store::deaths::Deaths;
+use crate::topology::stores::patiently;
 use crate::{run, topology};
 
 /// Flags of `run`.
@@ -34,6 +36,9 @@ pub fn run(args: RunArgs, context: &Context) -> Result<Exit, CliError> {
     if let Some(fault) = &outcome.gold {
         output.note(&format!("Gold was given up: {fault}"))?;
     }
+    for (sink, fault) in &outcome.sinks {
+        output.note(&format!("the sink {sink} does not have everything, and gets the rest from a later run: {fault}"))?;
+    }
     output.table(&summary(&totals))?;
     Ok(if outcome.is_good() { Exit::Good } else { Exit::Found })
 }
@@ -44,22 +49,29 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let compiled = topology::compile(loaded)?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     stores.check_tables(loaded, &compiled)??;
-    let stream = Source::open(context.data(), settings, context.clock())?;
+    let stream = Source::for_run(context.data(), settings, context.clock())?;
     let total = if drain { stream.records()? } else { None };
-    let rows = run::block_on(stores.rows.shards())??;
+    let rows = run::block_on(patiently(|| stores.rows.shards()))??;
+    // Before anything that may raise an alert, and before a fault in their settings could count as a death.
+    let mut observers = Observers::start(settings, context.clock())?;
+    let sinks = topology::sinks(loaded, context.data())?;
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
-    let parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
+    let mut parts = topology::parts(loaded, &engine, &stores, &stream, context.clock(), drain);
+    parts.sinks = sinks;
     let board = parts.board.clone();
+    observers.watch(settings, board.clone(), context.clock());
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
     let outcome = run::run(parts, context.data(), move |board: &Board| {
         progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());
     });
     let ended = deaths.end();
+    let told = observers.finish();
     // How the run ended matters more than whether that could be noted.
     let outcome = outcome?;
     ended?;
+    told?;
     let mut totals = Counts::default();
     for (_, live) in board.all() {
         totals.add(&live.totals);

@@ -85,7 +85,7 @@ fn dies(shard: &ShardId, skip: usize, take: usize, context: &Context) -> Result<
     let mut command = Command::new(program);
     command.args(["trial", "--shard", shard.as_str(), "--skip", &skip.to_string(), "--take", &take.to_string()]);
     command.arg("--data").arg(context.data());
-    if let Some(config) = &context.global.config {
+    for config in &context.global.config {
         command.arg("--config").arg(config);
     }
     for set in context.sets() {

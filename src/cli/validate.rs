@@ -2,10 +2,12 @@
 //!
 //! Owns: the summary of a good pipeline. Does not own: the rules (settings, engine).
 
+use std::path::PathBuf;
+
 use arrow::datatypes::SchemaRef;
 use clap::Args;
 
-use super::{CliError, Context, Exit};
+use super::{CliError, Context, Exit, lambda};
 use crate::output::{Cell, Table};
 use crate::settings::load::Source;
 use crate::settings::{Loaded, Settings};
@@ -17,6 +19,12 @@ pub struct ValidateArgs {
     /// Also prints every setting as it is in force, as JSON
     #[arg(long)]
     pub show: bool,
+    /// Would it also run in AWS Lambda? Refuses settings under which the guarantee would not hold
+    #[arg(long)]
+    pub lambda: bool,
+    /// The event source mapping, as `aws lambda get-event-source-mapping` prints it
+    #[arg(long, value_name = "FILE.json", requires = "lambda")]
+    pub event_source_mapping: Option<PathBuf>,
 }
 
 /// Loads, compiles, summarises.
@@ -29,11 +37,17 @@ pub fn run(args: ValidateArgs, context: &Context) -> Result<Exit, CliError> {
         output.raw(settings.as_bytes())?;
         output.raw(b"\n")?;
     }
+    if args.lambda {
+        lambda::validate(&loaded, args.event_source_mapping.as_deref(), &mut output)?;
+    }
     output.table(&tables(&loaded.settings))?;
     output.table(&columns)?;
     match &loaded.source {
         Source::Builtin => output.note("good: the built-in pipeline (there is no config/local.toml here)")?,
         Source::File(path) => output.note(&format!("good: {}", path.display()))?,
+    }
+    for path in context.overlays() {
+        output.note(&format!("  under {}", path.display()))?;
     }
     output.note(&format!("fingerprint {}", loaded.fingerprint()))?;
     Ok(Exit::Good)

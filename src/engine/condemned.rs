@@ -55,28 +55,44 @@ impl EventDecoder for SteppingAround {
         if !slice.records.iter().any(|record| record.foreign || is_condemned(record)) {
             return self.decoder.decode(slice);
         }
-        let (mut records, mut place, mut rejections) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, record) in (0u32..).zip(&slice.records) {
+        decode_others(self.decoder.as_mut(), slice, |index, record| {
             if is_condemned(record) {
-                rejections.push(rejection(index));
+                Err(rejection(index))
             } else if record.foreign {
-                rejections.push(foreign(index));
+                Err(foreign(index))
             } else {
-                records.push(record.clone());
+                Ok(record.clone())
+            }
+        })
+    }
+}
+
+/// Decodes the records of a slice that are not refused; `judge` gives them as they are to be read.
+pub(super) fn decode_others(
+    decoder: &mut dyn EventDecoder,
+    slice: &RawSlice,
+    judge: impl Fn(u32, &RawRecord) -> Result<RawRecord, Rejection>,
+) -> Result<Events> {
+    let (mut records, mut place, mut rejections) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, record) in (0u32..).zip(&slice.records) {
+        match judge(index, record) {
+            Ok(record) => {
+                records.push(record);
                 place.push(index);
             }
+            Err(refused) => rejections.push(refused),
         }
-        let mut events = self.decoder.decode(&RawSlice { stream: slice.stream.clone(), shard: slice.shard.clone(), records })?;
-        let moved = |index: u32| {
-            place.get(index as usize).copied().ok_or_else(|| Fault::bug("the decoder speaks of a record that it was not given"))
-        };
-        for index in events.origin.iter_mut().chain(events.rejections.iter_mut().map(|rejection| &mut rejection.index)) {
-            *index = moved(*index)?;
-        }
-        events.rejections.append(&mut rejections);
-        events.rejections.sort_by_key(|rejection| rejection.index);
-        Ok(events)
     }
+    let mut events = decoder.decode(&RawSlice { stream: slice.stream.clone(), shard: slice.shard.clone(), records })?;
+    let moved = |index: u32| {
+        place.get(index as usize).copied().ok_or_else(|| Fault::bug("the decoder speaks of a record that it was not given"))
+    };
+    for index in events.origin.iter_mut().chain(events.rejections.iter_mut().map(|rejection| &mut rejection.index)) {
+        *index = moved(*index)?;
+    }
+    events.rejections.append(&mut rejections);
+    events.rejections.sort_by_key(|rejection| rejection.index);
+    Ok(events)
 }
 
 fn rejection(index: u32) -> Rejection {

@@ -18,6 +18,7 @@ use super::condemned::{Condemned, SteppingAround};
 use super::decode::Decoder;
 use super::sql::gold::GoldPlan;
 use super::sql::groups::Groups;
+use super::sql::keys;
 use super::sql::silver::SilverPlan;
 use super::sql::spill::MergeMemory;
 
@@ -117,6 +118,14 @@ impl Engine for SqlEngine {
 
     fn merger(&self, table: usize) -> Result<Box<dyn Merger + '_>> {
         self.plans.gold(table)?.merger(self.memory.as_ref())
+    }
+
+    fn keys(&self, table: usize) -> Option<Arc<[String]>> {
+        self.plans.gold.get(table)?.key_columns()
+    }
+
+    fn without(&self, rows: &[RecordBatch], others: &[RecordBatch]) -> Result<RecordBatch> {
+        keys::without(rows, others)
     }
 }
 

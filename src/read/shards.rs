@@ -163,7 +163,10 @@ async fn behind(stream: &dyn Stream, shard: &ShardId, from: Position) -> Result<
             out.records = records;
             return Ok(Some(out));
         }
-        let Some(last) = read.records.last() else { return Ok(Some(out)) };
+        let Some(last) = read.records.last() else {
+            out.age_ms = out.age_ms.max(read.behind_us.unwrap_or(0) / 1000);
+            return Ok(Some(out));
+        };
         at = Position::after(last.sequence);
         out.records += read.records.len() as u64;
         bytes += read.records.iter().map(sluicebox_actors::model::record::RawRecord::weight).sum::<usize>();

@@ -32,8 +32,28 @@ pub struct RunStatus {
     pub shards: Vec<ShardStatus>,
     /// Its Gold tables.
     pub gold: Vec<GoldStatus>,
+    /// Its sinks.
+    pub sinks: Vec<SinkStatus>,
     /// Names of the alerts that are on.
     pub alerts: Vec<String>,
+}
+
+/// One sink of a run.
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SinkStatus {
+    /// Its name.
+    pub sink: String,
+    /// `feeding`, `waiting`, `quarantined`, `finished`, `behind`.
+    pub state: String,
+    /// Windows or letters that wait for it.
+    pub waiting: u64,
+    /// How long the oldest window has waited, milliseconds.
+    pub lag_ms: u64,
+    /// Shards read nothing until it has caught up.
+    pub holds: bool,
+    /// The last fault, as text without values.
+    pub last_fault: Option<String>,
 }
 
 /// One shard of a run.
@@ -54,7 +74,7 @@ pub struct ShardStatus {
     pub epoch_open: u64,
     /// Last sequence number read.
     pub position_read: Option<String>,
-    /// Age of the record read last, milliseconds behind the stream's clock.
+    /// How far reading lies behind the newest record (iterator age), milliseconds.
     pub behind_ms: Option<i64>,
     /// Records a second, lately.
     pub records_per_s: f64,

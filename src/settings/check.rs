@@ -32,6 +32,8 @@ impl Settings {
         self.check_gold(&mut findings);
         self.check_commit(&mut findings);
         self.check_operation(&mut findings);
+        self.check_observers(&mut findings);
+        self.check_sinks(&mut findings);
         findings.0
     }
 
@@ -41,6 +43,16 @@ impl Settings {
         findings.range("stream.shards", u64::from(self.stream.shards), 1, 1_000);
         findings.range("stream.parallelism", u64::from(self.stream.parallelism), 1, 10);
         findings.range("stream.reads_per_second", u64::from(self.stream.reads_per_second), 1, 5);
+        let fan_out = &self.stream.fan_out;
+        let fine = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if fan_out.len() > 128 || !fan_out.bytes().all(fine) {
+            let message = format!("`{fan_out}` is no name of a consumer");
+            findings.add("stream.fan_out", message, "write up to 128 of the characters a-z A-Z 0-9 - _ .; \"\" means polling");
+        }
+        if self.stream.kind == StreamKind::Embedded && !fan_out.is_empty() {
+            let help = "remove fan_out, or set stream.kind = \"kinesis\"";
+            findings.add("stream.fan_out", "only a Kinesis stream has consumers", help);
+        }
         if self.stream.kind == StreamKind::Embedded && self.stream.start != Start::Horizon {
             let help = "remove start: an embedded stream holds what was put on it for this pipeline";
             findings.add("stream.start", "only a Kinesis stream can be begun anywhere but at its oldest record", help);
@@ -176,19 +188,19 @@ impl Findings {
         }
     }
 
-    fn not_blank(&mut self, key: &str, text: &str, example: &str) {
+    pub(super) fn not_blank(&mut self, key: &str, text: &str, example: &str) {
         if text.trim().is_empty() {
             self.add(key, "there is nothing in it", format!("write, for example: {example}"));
         }
     }
 
-    fn once<'a>(&mut self, key: &str, name: &'a str, seen: &mut BTreeSet<&'a str>, what: &str) {
+    pub(super) fn once<'a>(&mut self, key: &str, name: &'a str, seen: &mut BTreeSet<&'a str>, what: &str) {
         if !seen.insert(name) {
             self.add(key, format!("{what} named `{name}` stands above already"), "give each a name of its own");
         }
     }
 
-    fn identifier(&mut self, key: &str, name: &str) {
+    pub(super) fn identifier(&mut self, key: &str, name: &str) {
         let good =
             name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(|c| matches!(c, 'a'..='z' | '0'..='9' | '_'));
         if !good || name.len() > 64 {

@@ -1,12 +1,13 @@
-//! The layers: built-in defaults, then the file, then the environment, then `--set`.
+//! The layers: built-in defaults, then the file, then files that are laid over it, then the environment, then `--set`.
 //!
-//! Owns: reading the pipeline file and its schema, places for later errors, the built-in pipeline. Does not own: keys and their
-//! meaning (settings), what the schema says (engine).
+//! Owns: reading the files and the schema, places for later errors, the built-in pipeline and presets. Does not own: keys and
+//! their meaning (settings), what the schema says (engine).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::decode::decode;
+use super::mapping;
 use super::problem::{Place, Problem, SettingsError};
 use super::tree::{Node, Override};
 use super::{Event, Settings};
@@ -22,6 +23,13 @@ pub const REFERENCE: &str = include_str!("../../config/reference.toml");
 
 /// Text of the built-in pipeline's schema.
 pub const BUILTIN_SCHEMA: &str = include_str!("../../config/schemas/clickstream.schema.json");
+
+/// Files to lay over a pipeline, by name: numbers for one aim.
+pub const PRESETS: [(&str, &str); 3] = [
+    ("low-latency", include_str!("../../config/presets/low-latency.toml")),
+    ("high-throughput", include_str!("../../config/presets/high-throughput.toml")),
+    ("cost-optimised", include_str!("../../config/presets/cost-optimised.toml")),
+];
 
 /// Which pipeline to load.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,8 +70,11 @@ pub struct Loaded {
     /// Name of the schema for messages: a path, or the built-in one.
     pub schema_origin: Arc<str>,
     tree: Node,
-    text: Arc<str>,
+    files: Vec<File>,
 }
+
+/// A file that was read: its name and its text.
+type File = (Arc<str>, Arc<str>);
 
 /// Reads all layers and refuses what is wrong, with every contradiction at once. `variables` is the environment, `sets` are the
 /// arguments of `--set`.
@@ -72,10 +83,24 @@ pub fn load(
     variables: impl IntoIterator<Item = (String, String)>,
     sets: &[String],
 ) -> Result<Loaded, SettingsError> {
-    let text = read_pipeline(source)?;
-    let (settings, tree) = layers(&source.origin(), &text, variables, sets)?;
+    load_over(source, &[], variables, sets)
+}
+
+/// [`load`] with files laid over the pipeline file, the last on top.
+pub fn load_over(
+    source: &Source,
+    overlays: &[PathBuf],
+    variables: impl IntoIterator<Item = (String, String)>,
+    sets: &[String],
+) -> Result<Loaded, SettingsError> {
+    let mut files = vec![(source.origin(), read_pipeline(source)?)];
+    for path in overlays {
+        let over = Source::File(path.clone());
+        files.push((over.origin(), read_pipeline(&over)?));
+    }
+    let (settings, tree) = layers(&files, variables, sets)?;
     let (schema, schema_origin) = read_schema(source, &settings.event, &tree)?;
-    Ok(Loaded { settings, source: source.clone(), schema, schema_origin, tree, text })
+    Ok(Loaded { settings, source: source.clone(), schema, schema_origin, tree, files })
 }
 
 /// [`load`] without a disk: the settings that a file's text says, under overrides. The schema is only named in it.
@@ -85,16 +110,21 @@ pub fn load_text(
     variables: impl IntoIterator<Item = (String, String)>,
     sets: &[String],
 ) -> Result<Settings, SettingsError> {
-    layers(&origin.into(), text, variables, sets).map(|(settings, _)| settings)
+    layers(&[(origin.into(), text.into())], variables, sets).map(|(settings, _)| settings)
 }
 
 fn layers(
-    origin: &Arc<str>,
-    text: &str,
+    files: &[File],
     variables: impl IntoIterator<Item = (String, String)>,
     sets: &[String],
 ) -> Result<(Settings, Node), SettingsError> {
-    let mut tree = Node::parse(origin, text)?;
+    let mut tree = Node::empty(Place::File(files.first().map_or_else(|| "".into(), |(origin, _)| origin.clone())));
+    let mut moved = Vec::new();
+    for (origin, text) in files {
+        let mut file = Node::parse(origin, text)?;
+        moved.extend(mapping::rename(&mut file)?);
+        tree.lay(file);
+    }
     let mut variables: Vec<(String, String)> = variables.into_iter().collect();
     variables.sort();
     for over in variables.iter().filter_map(|(name, value)| Override::variable(name, value)) {
@@ -103,13 +133,15 @@ fn layers(
     for argument in sets {
         tree.set(&Override::argument(argument)?)?;
     }
-    let settings: Settings = decode(&tree)?;
+    moved.extend(mapping::rename(&mut tree)?);
+    let settings: Settings = decode(&tree).map_err(|problem| mapping::explain(&moved, problem))?;
     let problems: Vec<Problem> = settings
         .check()
         .into_iter()
         .map(|finding| {
             let place = tree.place_of(&finding.key);
-            Problem::new(format!("`{}`: {}", finding.key, finding.message)).at(place).help(finding.help)
+            let problem = Problem::new(format!("`{}`: {}", finding.key, finding.message)).at(place).help(finding.help);
+            mapping::explain(&moved, problem)
         })
         .collect();
     if !problems.is_empty() {
@@ -134,7 +166,8 @@ impl Loaded {
     pub fn place_in(&self, key: &str, line: usize, column: usize) -> Place {
         let place = self.tree.place_of(key);
         let Place::Line { file, line: first_line, column: first_column } = &place else { return place };
-        let opening = self.text.lines().nth(first_line - 1).unwrap_or_default();
+        let text = self.files.iter().find(|(origin, _)| origin == file).map(|(_, text)| text.as_ref()).unwrap_or_default();
+        let opening = text.lines().nth(first_line - 1).unwrap_or_default();
         let opening: String = opening.chars().skip(first_column - 1).collect();
         let (skipped_lines, skipped_columns) = match opening.as_str() {
             "\"\"\"" | "'''" => (1, 0),

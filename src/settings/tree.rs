@@ -1,7 +1,7 @@
 //! The settings as a tree in which every value knows its place.
 //!
-//! Owns: reading TOML, laying overrides over it, finding a place by key. Does not own: what the keys mean (settings), turning the
-//! tree into values (decode).
+//! Owns: reading TOML, laying files and overrides over each other, finding a place by key. Does not own: what the keys mean
+//! (settings), turning the tree into values (decode).
 //!
 //! Overrides are why there is a tree of our own between TOML and serde: a wrong value from `--set` or from the environment is
 //! reported there, not at a line of the file.
@@ -107,6 +107,38 @@ impl Node {
         }
         *node = Self { place: over.place.clone(), value: Value::Loose(over.text.clone()) };
         Ok(())
+    }
+
+    /// Lays a later file over this one: tables key by key, everything else (lists, too) whole.
+    pub(super) fn lay(&mut self, over: Self) {
+        match (&mut self.value, over.value) {
+            (Value::Table(entries), Value::Table(more)) => {
+                for entry in more {
+                    match entries.iter_mut().find(|known| known.key == entry.key) {
+                        Some(known) => known.node.lay(entry.node),
+                        None => entries.push(entry),
+                    }
+                }
+            }
+            (_, value) => *self = Self { place: over.place, value },
+        }
+    }
+
+    /// Takes a key out of a table.
+    pub(super) fn take(&mut self, segment: &str) -> Option<Entry> {
+        let Value::Table(entries) = &mut self.value else { return None };
+        let at = entries.iter().position(|entry| entry.key == segment)?;
+        Some(entries.remove(at))
+    }
+
+    /// The node under a dotted key, if there is one.
+    pub(super) fn at(&self, key: &str) -> Option<&Self> {
+        key.split('.').try_fold(self, |node, segment| node.find(segment).map(|(_, found)| found))
+    }
+
+    /// The table under a key of this one; made if there is none.
+    pub(super) fn table(&mut self, segment: &str, place: &Place) -> Result<&mut Self, String> {
+        self.child(segment, place)
     }
 
     /// The place of a key, or of the nearest table around it that is written somewhere.
@@ -306,6 +338,19 @@ mod tests {
         assert!(Override::argument("stream.shards").is_err());
         assert!(Override::argument("stream..shards=1").is_err());
         assert!(Override::variable("SLUICEBOX_LOG", "debug").is_none());
+    }
+
+    #[test]
+    fn a_later_file_wins_key_by_key_and_keeps_its_own_places() {
+        let mut tree = tree();
+        let over = "[commit]\nsize = \"1MiB\"\n[stream]\nname = \"b\"\n[[gold]]\nname = \"c\"\n";
+        tree.lay(Node::parse(&"over.toml".into(), over).expect("valid"));
+        let at = |key: &str| tree.place_of(key).to_string();
+        assert_eq!(at("stream.shards"), "t.toml:2:10");
+        assert_eq!(at("stream.name"), "over.toml:4:8");
+        assert_eq!(at("commit.size"), "over.toml:2:8");
+        assert_eq!(at("gold.0.name"), "over.toml:6:8", "a list is replaced whole");
+        assert!(tree.at("gold.1").is_none());
     }
 
     #[test]

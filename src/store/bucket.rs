@@ -65,7 +65,6 @@ pub struct Demands {
 /// An opened pipeline. Cheap to clone.
 #[derive(Clone)]
 pub struct Bucket {
-    place: Place,
     rows: DynamoRows,
     tables: S3Store,
     blobs: S3Blobs,
@@ -93,7 +92,7 @@ impl Bucket {
                 mark(&tables, &place, identity).await?
             }
         };
-        Self::with(aws, place, rows, tables, identity)
+        Self::with(aws, &place, rows, tables, identity)
     }
 
     /// Opens an existing pipeline and writes nothing.
@@ -101,7 +100,7 @@ impl Bucket {
         let (rows, tables) = (aws.rows(&place.table, &place.name)?, aws.objects(&place.bucket, &place.prefix)?);
         rows.check().await?;
         match identity(&rows, &tables, &place).await? {
-            Found::Whole(identity) => Self::with(aws, place, rows, tables, identity),
+            Found::Whole(identity) => Self::with(aws, &place, rows, tables, identity),
             Found::StateOnly(_) | Found::Nothing => {
                 let message = format!("there is no pipeline `{}` in {place}: start one with `run`", place.name);
                 Err(Fault::config(message))
@@ -109,14 +108,9 @@ impl Bucket {
         }
     }
 
-    fn with(aws: &Aws, place: Place, rows: DynamoRows, tables: S3Store, identity: Identity) -> Result<Self> {
+    fn with(aws: &Aws, place: &Place, rows: DynamoRows, tables: S3Store, identity: Identity) -> Result<Self> {
         let blobs = S3Blobs::new(aws.objects(&place.bucket, &format!("{}/{BLOBS}", place.prefix))?);
-        Ok(Self { place, rows, tables, blobs, identity })
-    }
-
-    /// Where it lies.
-    pub fn place(&self) -> &Place {
-        &self.place
+        Ok(Self { rows, tables, blobs, identity })
     }
 
     /// Whose it is.

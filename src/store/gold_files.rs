@@ -6,8 +6,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::array::RecordBatch;
+use arrow::compute::concat_batches;
 use async_trait::async_trait;
 use bytes::Bytes;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::row::WindowRow;
@@ -82,6 +85,28 @@ impl GoldFiles for DiskGoldFiles {
         let (this, row, revision) = (self.clone(), row.clone(), permit.revision());
         blocking(move || this.publish_now(revision, &row, &content)).await
     }
+
+    async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch> {
+        decode(self.format, table, content).await
+    }
+}
+
+/// The rows of a window's object.
+pub(crate) async fn decode(format: Format, table: &str, content: Bytes) -> Result<RecordBatch> {
+    if format != Format::Parquet {
+        return Err(Fault::bug(format!("Gold table {table} is not Parquet: its rows can't be handed on")));
+    }
+    let table = table.to_owned();
+    blocking(move || rows(&table, content)).await
+}
+
+fn rows(table: &str, content: Bytes) -> Result<RecordBatch> {
+    let damaged = |error: &dyn std::error::Error| Fault::caused(Kind::Corrupt, format!("a window of Gold table {table}"), error);
+    let builder = ParquetRecordBatchReaderBuilder::try_new(content).map_err(|error| damaged(&error))?;
+    let schema = builder.schema().clone();
+    let reader = builder.build().map_err(|error| damaged(&error))?;
+    let batches = reader.collect::<Result<Vec<_>, _>>().map_err(|error| damaged(&error))?;
+    concat_batches(&schema, &batches).map_err(|error| damaged(&error))
 }
 
 #[cfg(test)]
@@ -89,7 +114,7 @@ mod tests {
     use super::super::fixtures::{THREE_O_CLOCK, home, parquet_rows, silver, visible};
     use super::*;
 
-    use arrow::array::{Array, AsArray, RecordBatch};
+    use arrow::array::{Array, AsArray};
     use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
     use sluicebox_actors::model::epoch::ObjectRef;
     use sluicebox_actors::model::position::{Position, Sequence, ShardId};
@@ -137,6 +162,18 @@ mod tests {
             let part = silver(&[0, 1, 2, 3]).slice(0, 3);
             assert_eq!(gold.encode("hourly", one(part)).expect("encodes"), encode(&[0, 1, 2]), "a view is its rows, {format:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn rows_come_back_from_their_bytes() {
+        let (_dir, home) = home();
+        let gold = DiskGoldFiles::new(&home, Format::Parquet);
+        for times in [[].as_slice(), &[1], &[1, 2, 3]] {
+            let bytes = gold.encode("hourly", one(silver(times))).expect("encodes");
+            assert_eq!(gold.decode("hourly", bytes).await.expect("decodes"), silver(times));
+        }
+        let fault = gold.decode("hourly", Bytes::from_static(b"PAR1")).await.expect_err("refused");
+        assert_eq!(fault.kind(), Kind::Corrupt);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The table `ledger`: one line per collected epoch, NDJSON, a file per run of consecutive epochs of one shard.
 //!
-//! Owns: names and content of its files, idempotence, the refusal of contradicting lines. Does not own: when an epoch is collected
-//! (machines/gold), where the files lie (ports::Blobs).
+//! Owns: names and content of its files, idempotence, the refusal of contradicting lines. Does not own: when an epoch is
+//! collected (machines/gold), where the files lie (ports::Blobs).
 
 use std::sync::Arc;
 
@@ -151,8 +151,10 @@ mod tests {
             bound_committed: Bound(7),
             max_event_us: Some(-1),
             last_arrival_us: None,
+            fresh_us: None,
             processed_at_us: 0,
             bronze_on: true,
+            unproven_start: true,
             counts: Counts { received: 1, gold: [("t".to_owned(), GoldCounts::default())].into(), ..Counts::default() },
             totals: Counts::default(),
             previous: Some(Hash::of(b"previous")),

@@ -3,11 +3,12 @@
 //! Owns: publication, its idempotence and its refusal of damage; the deletion of staged files that nobody names. Does not own:
 //! how the files are written (data_files, letters), who may publish (the commit machine, through its permit).
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use sluicebox_actors::model::epoch::{Held, HeldOutput, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
@@ -109,6 +110,20 @@ impl DiskOutputs {
         Ok((self.disk.path(&output.staged, Kind::Corrupt)?, self.disk.path(&output.path, Kind::Corrupt)?))
     }
 
+    fn read_now(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
+        let (_, path) = self.places(output)?;
+        let fault = |error: &std::io::Error| disk::io_fault("reading", &path, error);
+        let mut file = match std::fs::File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(fault(&error)),
+        };
+        file.seek(SeekFrom::Start(offset)).map_err(|error| fault(&error))?;
+        let mut bytes = Vec::new();
+        file.take(max_bytes as u64).read_to_end(&mut bytes).map_err(|error| fault(&error))?;
+        Ok(Some(bytes.into()))
+    }
+
     fn check_visible(&self, path: &Path, output: &PendingOutput) -> Result<()> {
         match disk::hash_file(path)? {
             Some((len, sha256)) if len == output.len && sha256 == output.sha256 => Ok(()),
@@ -184,6 +199,11 @@ impl Outputs for DiskOutputs {
         let (this, shard, keep) = (self.clone(), shard.clone(), keep.to_vec());
         blocking(move || this.discard_now(permit.stands_for(), &shard, &keep)).await
     }
+
+    async fn read_visible(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
+        let (this, output) = (self.clone(), output.clone());
+        blocking(move || this.read_now(&output, offset, max_bytes)).await
+    }
 }
 
 #[cfg(test)]
@@ -233,6 +253,22 @@ mod tests {
             let found = disk::hash_file(&home.data().join(&output.path)).expect("reads");
             assert_eq!(found, Some((output.len, output.sha256.clone())));
         }
+    }
+
+    #[test]
+    fn a_visible_file_is_read_from_any_place_and_a_staged_one_is_not_there() {
+        let (_dir, home) = home();
+        let outputs = outputs(&home);
+        let letters = staged(&outputs, 1, 1).remove(2);
+        assert_eq!(outputs.read_now(&letters, 0, 10).expect("looks"), None);
+        outputs.publish_now(1, &letters).expect("publishes");
+        let whole = outputs.read_now(&letters, 0, usize::MAX).expect("reads").expect("visible");
+        assert_eq!(whole.len() as u64, letters.len);
+        let part = outputs.read_now(&letters, 5, 10).expect("reads").expect("visible");
+        assert_eq!(part, whole.slice(5..15));
+        assert_eq!(outputs.read_now(&letters, letters.len, 10).expect("reads").expect("visible"), Bytes::new());
+        let elsewhere = PendingOutput { path: "state/rows.db".into(), ..letters };
+        assert_eq!(outputs.read_now(&elsewhere, 0, 10).expect_err("refused").kind(), Kind::Corrupt);
     }
 
     #[test]

@@ -1,7 +1,6 @@
-//! Shard and window rows in SQLite: every compare-and-set is one conditional statement, durable before it is answered.
+//! Shard, window and sink rows in SQLite: every compare-and-set is one conditional statement, durable before it is answered.
 //!
-//! Owns: the database file, its two tables. Does not own: what a row says (model/row), when it changes (machines), what SQLite's
-//! errors ask for (sqlite).
+//! Owns: the database file, two of its tables. Does not own: rows of sinks (feeds), what a row says (model/row), SQLite's errors.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +11,7 @@ use rusqlite::{Connection, OpenFlags, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
+use sluicebox_actors::model::feed::FeedRow;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
 use sluicebox_actors::ports::{Cas, Rows};
@@ -19,6 +19,8 @@ use sluicebox_actors::ports::{Cas, Rows};
 use super::disk::blocking;
 use super::home::Home;
 use super::sqlite::fault;
+
+mod feeds;
 
 const SCHEMA_VERSION: i64 = 1;
 const BUSY: Duration = Duration::from_secs(5);
@@ -60,6 +62,7 @@ impl SqliteRows {
         let transaction = connection.transaction().map_err(|error| fault("making the tables", &error))?;
         transaction
             .execute_batch(SCHEMA)
+            .and_then(|()| transaction.execute_batch(feeds::SCHEMA))
             .and_then(|()| transaction.pragma_update(None, "user_version", SCHEMA_VERSION))
             .and_then(|()| transaction.commit())
             .map_err(|error| fault("making the tables", &error))?;
@@ -221,6 +224,21 @@ impl Rows for SqliteRows {
             cas(statement.execute(params![table, start_us, version, json, expected])?)
         })
         .await
+    }
+
+    async fn feeds(&self, sink: &str) -> Result<Vec<FeedRow>> {
+        let sink = sink.to_owned();
+        self.with("reading the rows of a sink", move |connection| feeds::all(connection, &sink)).await
+    }
+
+    async fn feed(&self, sink: &str, key: &str) -> Result<Option<FeedRow>> {
+        let (sink, key) = (sink.to_owned(), key.to_owned());
+        self.with("reading a row of a sink", move |connection| feeds::one(connection, &sink, &key)).await
+    }
+
+    async fn update_feed(&self, expected: u64, row: &FeedRow) -> Result<Cas> {
+        let row = row.clone();
+        self.with("updating a row of a sink", move |connection| feeds::update(connection, expected, &row)).await
     }
 }
 

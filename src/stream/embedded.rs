@@ -314,12 +314,16 @@ impl Inner {
             store.seal()?;
         }
         let ended = if caught_up && state.sealed { Some(self.children_of(shard)?) } else { None };
+        let now_us = self.clock.now_us().max(state.last_arrival_us);
+        let last_us = read.records.last().map(|last| last.arrival_us).filter(|_| !caught_up);
         Ok(Read {
             records: read.records,
             caught_up,
-            now_us: self.clock.now_us().max(state.last_arrival_us),
+            now_us,
             ended,
             trimmed_before: (after + 1 < state.first).then(|| Position::after(Sequence::dense(state.first - 1))),
+            behind_us: Some(last_us.map_or(0, |last_us| now_us - last_us)),
+            fresh_us: None,
         })
     }
 

@@ -38,9 +38,10 @@ use crate::{run, source};
 
 /// Copies of a bucket's tables, in the data directory.
 const MIRROR: &str = "mirror";
-/// Tries to open shared stores, and the first pause between them, which doubles: some ten seconds in all.
-const OPEN_TRIES: u32 = 7;
+/// Tries to open shared stores, and the first pause between them, which doubles up to the longest: half a minute in all.
+const OPEN_TRIES: u32 = 12;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The stores of a pipeline.
 pub struct Stores {
@@ -228,7 +229,10 @@ impl Stores {
         let meanings: Vec<_> = plans.map(|plan| (plan.table().name.as_ref(), plan.meaning().to_owned())).collect();
         let (changed, where_else) = match &self.shared {
             None => (tables::changed(&self.home, &meanings)?, "start in another directory with --data"),
-            Some(shared) => (run::block_on(shared.bucket.changed(&meanings))??, "set store.prefix and pipeline.name to new ones"),
+            Some(shared) => (
+                run::block_on(patiently(|| shared.bucket.changed(&meanings)))??,
+                "set store.prefix and pipeline.name to new ones",
+            ),
         };
         let problem = |name: &&str| {
             let message = format!("`gold.{name}`: this pipeline holds windows of the table under another statement");
@@ -267,16 +271,17 @@ async fn bring(settings: &Settings, folders: &[&str], into: &Path, clock: Arc<dy
     Ok(bucket)
 }
 
-/// A service that hiccups while a worker begins is no reason to give up; one that is away for longer is.
-async fn patiently<T, F: Future<Output = Result<T>>>(mut open: impl FnMut() -> F) -> Result<T> {
+/// Repeats what is safe to repeat: a service that hiccups while a worker begins is no reason to give up; one that is away for
+/// longer is.
+pub async fn patiently<T, F: Future<Output = Result<T>>>(mut open: impl FnMut() -> F) -> Result<T> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..OPEN_TRIES {
         match open().await {
-            Err(fault) if fault.kind() == Kind::Retry => tracing::warn!(%fault, "opening the stores"),
+            Err(fault) if fault.kind() == Kind::Retry => tracing::warn!(%fault, "beginning"),
             done => return done,
         }
         tokio::time::sleep(pause).await;
-        pause *= 2;
+        pause = LONGEST_PAUSE.min(pause * 2);
     }
     open().await
 }

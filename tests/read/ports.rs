@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::LedgerLine;
 use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::feed::FeedRow;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::record::RawSlice;
 use sluicebox_actors::model::row::{Fence, ShardRow, WindowRow};
@@ -30,6 +31,7 @@ use super::support::{TABLE, parquet, times};
 pub(super) struct MemoryRows {
     pub(super) shards: Mutex<BTreeMap<ShardId, ShardRow>>,
     pub(super) windows: Mutex<BTreeMap<(String, i64), WindowRow>>,
+    pub(super) feeds: Mutex<BTreeMap<(String, String), FeedRow>>,
 }
 
 #[async_trait]
@@ -55,6 +57,16 @@ impl Rows for MemoryRows {
     }
     async fn update_window(&self, _: u64, row: &WindowRow) -> Result<Cas> {
         self.windows.lock().unwrap().insert((row.table.clone(), row.start_us), row.clone());
+        Ok(Cas::Won)
+    }
+    async fn feeds(&self, sink: &str) -> Result<Vec<FeedRow>> {
+        Ok(self.feeds.lock().unwrap().values().filter(|row| row.sink == sink).cloned().collect())
+    }
+    async fn feed(&self, sink: &str, key: &str) -> Result<Option<FeedRow>> {
+        Ok(self.feeds.lock().unwrap().get(&(sink.to_owned(), key.to_owned())).cloned())
+    }
+    async fn update_feed(&self, _: u64, row: &FeedRow) -> Result<Cas> {
+        self.feeds.lock().unwrap().insert((row.sink.clone(), row.key()), row.clone());
         Ok(Cas::Won)
     }
 }
@@ -197,5 +209,8 @@ impl GoldFiles for ToyGold {
     }
     async fn publish(&self, _: WindowPermit, _: &WindowRow, _: Bytes) -> Result<()> {
         Err(Fault::bug("the read side never publishes"))
+    }
+    async fn decode(&self, _: &str, _: Bytes) -> Result<RecordBatch> {
+        Err(Fault::bug("the read side hands nothing on"))
     }
 }

@@ -10,7 +10,9 @@ use futures_util::TryStreamExt;
 use sluicebox::read::gold::{self, Range};
 use sluicebox::read::query::Catalog;
 use sluicebox::read::shards;
-use sluicebox::read::status::{RunStatus, ShardStatus};
+use sluicebox::read::sinks::{self, Named};
+use sluicebox::read::sources::Sources;
+use sluicebox::read::status::{RunStatus, ShardStatus, SinkStatus};
 use sluicebox_actors::model::fault::Kind;
 use sluicebox_actors::model::window::HOUR_US;
 use sluicebox_actors::ports::{Engine, Rows};
@@ -225,4 +227,21 @@ async fn shards_join_rows_newest_epochs_and_the_status_of_the_run() {
     assert_eq!(views[0].received, Some(48));
     assert_eq!((views[0].epoch, views[0].state), (4, "open"));
     assert_eq!(views[0].bound_us, Some(TEN + 3 * HOUR_US + 50 * 60_000_000));
+}
+
+#[tokio::test]
+async fn a_run_says_how_it_does_in_its_own_directory_not_among_copies_of_tables() {
+    let world = World::build().await;
+    let worker = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(worker.path().join("state")).unwrap();
+    let sink = SinkStatus { sink: "rows".into(), state: "waiting".into(), waiting: 7, ..Default::default() };
+    let shard = ShardStatus { shard: "shardId-1".into(), restarts: 3, state: "running".into(), ..Default::default() };
+    let status = RunStatus { pid: std::process::id(), sinks: vec![sink.clone()], shards: vec![shard], ..Default::default() };
+    status.write(worker.path()).unwrap();
+    let sources = Sources { worker: worker.path().to_owned(), ..world.sources() };
+    let rows = Named { name: "rows".into(), tables: Some(vec!["by_kind".into()]) };
+    let sinks = sinks::view(&sources, &[rows], 0).await.unwrap();
+    assert_eq!(sinks.into_iter().map(|view| view.run).collect::<Vec<_>>(), [Some(sink)]);
+    let shards = shards::view(&sources, None, 0).await.unwrap();
+    assert_eq!(shards.iter().map(|view| view.restarts).collect::<Vec<_>>(), [None, Some(3)]);
 }

@@ -105,6 +105,18 @@ impl Site {
         self
     }
 
+    /// What a setting says.
+    pub(crate) fn setting(&self, key: &str) -> &str {
+        let value = self.settings.iter().rev().find_map(|set| set.strip_prefix(key)?.strip_prefix('='));
+        value.unwrap_or_else(|| panic!("{key} is not set"))
+    }
+
+    /// The settings as variables of the environment.
+    pub(crate) fn variables(&self) -> BTreeMap<String, String> {
+        let pairs = self.settings.iter().map(|set| set.split_once('=').unwrap());
+        pairs.map(|(key, value)| (format!("SLUICEBOX__{}", key.to_uppercase().replace('.', "__")), value.to_owned())).collect()
+    }
+
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -119,7 +131,7 @@ impl Site {
     }
 
     fn shards(&self) -> usize {
-        self.settings.iter().rev().find_map(|set| set.strip_prefix("stream.shards=")).unwrap().parse().unwrap()
+        self.setting("stream.shards").parse().unwrap()
     }
 
     /// Puts records with their arrivals.

@@ -29,11 +29,13 @@ pub struct Command {
     pub fleet: bool,
     /// Processes share no disk.
     pub apart: bool,
+    /// Batches of records are handed to invocations of a function.
+    pub lambda: bool,
 }
 
 impl Default for Command {
     fn default() -> Self {
-        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false, apart: false }
+        Self { seeds: 10_000, from: 0, threads: 2, minutes: None, tell: 40, fleet: false, apart: false, lambda: false }
     }
 }
 
@@ -45,7 +47,7 @@ struct Crowd {
 }
 
 impl Command {
-    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1 --apart 1`.
+    /// Reads `--seeds N --from S --threads T --minutes M --tell L --fleet 1 --apart 1`, or `--lambda 1`.
     pub fn parse(arguments: &[String]) -> Result<Self, String> {
         let mut command = Self::default();
         for pair in arguments.chunks(2) {
@@ -59,8 +61,9 @@ impl Command {
                 "--tell" => command.tell = number,
                 "--fleet" => command.fleet = number != 0,
                 "--apart" => command.apart = number != 0,
+                "--lambda" => command.lambda = number != 0,
                 other => {
-                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet, --apart";
+                    let known = "--seeds, --from, --threads, --minutes, --tell, --fleet, --apart, --lambda";
                     return Err(format!("unknown `{other}`; there are {known}"));
                 }
             }
@@ -103,7 +106,13 @@ impl Command {
                 &format!(
                     "{failure}again: cargo run --release -p sluicebox-sim -- --from {} --seeds 1{}{}\n",
                     failure.seed,
-                    if self.fleet { " --fleet 1" } else { "" },
+                    if self.fleet {
+                        " --fleet 1"
+                    } else if self.lambda {
+                        " --lambda 1"
+                    } else {
+                        ""
+                    },
                     if self.apart { " --apart 1" } else { "" }
                 ),
             );
@@ -121,7 +130,11 @@ impl Command {
             }
             let mut met = Coverage::default();
             for seed in first..end.min(first + AT_ONCE) {
-                let survived = if self.fleet { arena.survive_fleet(seed) } else { arena.survive(seed) };
+                let survived = match (self.fleet, self.lambda) {
+                    (true, _) => arena.survive_fleet(seed),
+                    (false, true) => arena.survive_lambda(seed),
+                    (false, false) => arena.survive(seed),
+                };
                 match survived {
                     Ok(survived) => met.add(&survived.coverage),
                     Err(failure) => {

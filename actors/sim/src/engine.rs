@@ -2,7 +2,7 @@
 //!
 //! Owns: decoding the tests' events, two Gold tables as Arrow. Does not own: what the right answer is (truth).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -30,11 +30,14 @@ pub fn tables() -> Vec<GoldTable> {
 /// The engine of worlds that are about the protocol and not about SQL.
 pub struct SmallEngine {
     tables: Vec<GoldTable>,
+    /// HAVING count(*) <= so much.
+    having: Option<u64>,
 }
 
-impl Default for SmallEngine {
-    fn default() -> Self {
-        Self { tables: tables() }
+impl SmallEngine {
+    /// Groups of more records than this are left out.
+    pub fn new(having: Option<u64>) -> Self {
+        Self { tables: tables(), having }
     }
 }
 
@@ -88,6 +91,9 @@ impl Engine for SmallEngine {
     }
 
     fn finish(&self, _: usize, window: Window, merged: &RecordBatch) -> Result<Finished> {
+        let few = |n: &i64| self.having.is_none_or(|most| n.unsigned_abs() <= most);
+        let kept: Vec<usize> = (0..merged.num_rows()).filter(|row| few(&ints(merged, "n")[*row])).collect();
+        let merged = &rows_of(merged, &kept)?;
         let start = Int64Array::from(vec![window.start_us; merged.num_rows()]);
         let fields: Vec<_> =
             [Arc::new(int("window_start"))].into_iter().chain(merged.schema().fields().iter().cloned()).collect();
@@ -95,6 +101,29 @@ impl Engine for SmallEngine {
         let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(|error| bug(&error))?;
         Ok(Finished { rows, overflow: false })
     }
+
+    fn keys(&self, _: usize) -> Option<Arc<[String]>> {
+        Some(Arc::from(["key".to_owned()]))
+    }
+
+    fn without(&self, rows: &[RecordBatch], others: &[RecordBatch]) -> Result<RecordBatch> {
+        let keys = |batches: &[RecordBatch]| -> BTreeSet<String> {
+            let column = |batch: &RecordBatch| batch.column_by_name("key").expect("a column of ours").as_string::<i32>().clone();
+            batches.iter().map(column).flat_map(|keys| keys.iter().flatten().map(str::to_owned).collect::<Vec<_>>()).collect()
+        };
+        let left: StringArray = keys(rows).difference(&keys(others)).map(Some).collect();
+        let schema = Arc::new(Schema::new(vec![Field::new("key", DataType::Utf8, false)]));
+        RecordBatch::try_new(schema, vec![Arc::new(left)]).map_err(|error| bug(&error))
+    }
+}
+
+/// Some rows of merged states.
+fn rows_of(states: &RecordBatch, kept: &[usize]) -> Result<RecordBatch> {
+    let keys = states.column_by_name("key").expect("a column of ours").as_string::<i32>();
+    let keys: StringArray = kept.iter().map(|row| Some(keys.value(*row))).collect();
+    let of = |name| Arc::new(kept.iter().map(|row| ints(states, name)[*row]).collect::<Int64Array>()) as Arc<dyn Array>;
+    let columns: Vec<Arc<dyn Array>> = vec![Arc::new(keys), of("n"), of("sum"), of("least"), of("most")];
+    RecordBatch::try_new(states.schema(), columns).map_err(|error| bug(&error))
 }
 
 #[derive(Default)]

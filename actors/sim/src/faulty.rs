@@ -53,6 +53,14 @@ impl Engine for Faulty {
         self.process.now_op(Op::EngineFinish, window.start_us, |_| Ok(()))?;
         self.inner.finish(table, window, merged)
     }
+
+    fn keys(&self, table: usize) -> Option<Arc<[String]>> {
+        self.inner.keys(table)
+    }
+
+    fn without(&self, rows: &[RecordBatch], others: &[RecordBatch]) -> Result<RecordBatch> {
+        self.inner.without(rows, others)
+    }
 }
 
 struct FaultyPartition {

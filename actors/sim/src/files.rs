@@ -9,7 +9,8 @@ use std::sync::{Arc, PoisonError};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType, TimestampNanosecondType};
-use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema};
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::{Hash, Held, HeldOutput, OutputClass, PendingOutput};
@@ -21,7 +22,11 @@ use sluicebox_actors::ports::{Batches, Clock, CommitPermit, DataFiles, LetterFil
 
 use crate::plan::{Flaw, Op};
 use crate::process::Process;
+use crate::sinks::letter_line;
 use crate::store::{File, Store};
+
+/// Bytes that one read of a file brings at most.
+const READ_MOST: usize = 1_000;
 
 /// A shared process as the port that makes files.
 pub struct Files {
@@ -50,6 +55,8 @@ struct OpenFiles {
     epoch: u64,
     lines: BTreeMap<(OutputClass, i64), Vec<String>>,
     buffered: usize,
+    /// Letters as JSON.
+    letters: Vec<u8>,
     /// Slices that are not written out.
     unwritten: usize,
 }
@@ -93,7 +100,10 @@ impl OpenFiles {
                 let sha256 = Hash::of(lines.join("\n").as_bytes());
                 let unique = format!("{}-{}-{}-{:x}", self.shard, self.epoch, self.lease_epoch, process.random());
                 let (staged, path) = (format!("staged/{class:?}-{unique}"), format!("{class:?}/{hour}/{unique}"));
-                let len = lines.iter().map(|line| line.len() as u64).sum();
+                let text = if class == OutputClass::Dlq { Bytes::from(std::mem::take(&mut self.letters)) } else { Bytes::new() };
+                let len = lines.iter().map(|line| line.len() as u64).sum::<u64>();
+                let len = if class == OutputClass::Dlq { text.len() as u64 } else { len };
+                store.kept.texts.insert(path.clone(), text);
                 let file = File {
                     class,
                     shard: self.shard.clone(),
@@ -161,8 +171,9 @@ impl LetterFile for OpenFiles {
     fn append(&mut self, letters: &[Letter]) -> Result<()> {
         self.process.now_op(Op::LettersAppend, letters.len(), |_| Ok(()))?;
         for letter in letters {
-            let name = format!("{}/{}.{}", letter.shard, letter.sequence, letter.sub_sequence);
-            self.line(OutputClass::Dlq, 0, format!("{name} {} {}", letter.stage, letter.reason));
+            self.line(OutputClass::Dlq, 0, letter_line(letter));
+            serde_json::to_writer(&mut self.letters, letter).map_err(|error| Fault::bug(error.to_string()))?;
+            self.letters.push(b'\n');
         }
         Ok(())
     }
@@ -181,8 +192,8 @@ impl Files {
             store.rule(at_most_two, || format!("{shard}: epoch {epoch} is written while two before it are open"));
             Ok(())
         })?;
-        let (process, apart, shard, lines) = (self.process.clone(), self.apart, shard.clone(), BTreeMap::new());
-        Ok(Box::new(OpenFiles { process, apart, shard, lease_epoch, epoch, lines, buffered: 0, unwritten: 0 }))
+        let (process, apart, shard, (lines, letters)) = (self.process.clone(), self.apart, shard.clone(), Default::default());
+        Ok(Box::new(OpenFiles { process, apart, shard, lease_epoch, epoch, lines, letters, buffered: 0, unwritten: 0 }))
     }
 }
 
@@ -245,6 +256,21 @@ pub fn gold_text(batches: Batches<'_>) -> Result<Bytes> {
     Ok(text.into())
 }
 
+/// The same rows back.
+pub fn gold_rows(text: &[u8]) -> Result<RecordBatch> {
+    let text = std::str::from_utf8(text).map_err(|error| Fault::corrupt(error.to_string()))?;
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
+    let number = |column: usize| -> ArrayRef {
+        let cells = lines.iter().map(|cells| cells[column].parse::<i64>().expect("a number of ours"));
+        Arc::new(cells.collect::<Int64Array>())
+    };
+    let keys: ArrayRef = Arc::new(lines.iter().map(|cells| Some(cells[1])).collect::<StringArray>());
+    let columns = [number(0), keys, number(2), number(3), number(4), number(5)];
+    let fields = ["window_start", "key", "n", "sum", "least", "most"].into_iter().zip(&columns);
+    let fields: Vec<_> = fields.map(|(name, column)| Field::new(name, column.data_type().clone(), false)).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.into()).map_err(|error| Fault::bug(error.to_string()))
+}
+
 #[async_trait]
 impl Outputs for Files {
     fn data_files(&self, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<dyn DataFiles>> {
@@ -274,5 +300,18 @@ impl Outputs for Files {
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
         let (of, keep, (lease, epoch), who) = (shard.clone(), keep.to_vec(), permit.stands_for(), self.process.number);
         self.process.op(Op::Discard, shard, move |store| Ok(store.discard(lease, epoch, &of, &keep, who))).await
+    }
+
+    async fn read_visible(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
+        let path = output.path.clone();
+        self.process
+            .op(Op::LettersRead, format!("{path} {offset}"), move |store| {
+                let text = store.kept.texts.get(&path).filter(|_| store.visible.contains_key(&path));
+                let Some(text) = text else { return Ok(None) };
+                let from = (offset as usize).min(text.len());
+                // Little at a time, so that a letter is often cut.
+                Ok(Some(text.slice(from..text.len().min(from + max_bytes.min(READ_MOST)))))
+            })
+            .await
     }
 }

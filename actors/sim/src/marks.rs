@@ -50,6 +50,7 @@ impl Store {
                 }
             }
             (Some("bases"), ..) => "a base is deleted",
+            (Some("fed"), ..) => "keys that a sink showed are deleted",
             _ => "a content is deleted",
         };
         if self.blobs.contains_key(key) {

@@ -46,6 +46,13 @@ pub enum Op {
     EngineCut,
     EngineMerge,
     EngineFinish,
+    FeedRows,
+    FeedGet,
+    FeedUpdate,
+    GoldDecode,
+    LettersRead,
+    SinkFeed,
+    SinkSend,
     /// A life sign for a shard.
     LeaseBeat,
     LeaseWant,
@@ -56,7 +63,7 @@ pub enum Op {
 }
 
 /// All of them.
-pub const OPS: [Op; 39] = [
+pub const OPS: [Op; 46] = [
     Op::StreamShards,
     Op::StreamRead,
     Op::RowsShards,
@@ -91,6 +98,13 @@ pub const OPS: [Op; 39] = [
     Op::EngineCut,
     Op::EngineMerge,
     Op::EngineFinish,
+    Op::FeedRows,
+    Op::FeedGet,
+    Op::FeedUpdate,
+    Op::GoldDecode,
+    Op::LettersRead,
+    Op::SinkFeed,
+    Op::SinkSend,
     Op::LeaseBeat,
     Op::LeaseWant,
     Op::LeaseGet,
@@ -99,10 +113,10 @@ pub const OPS: [Op; 39] = [
 ];
 
 /// Of a process that shares nothing.
-pub const ALONE: usize = 34;
+pub const ALONE: usize = 41;
 
 /// Of one that shares shards, and no disk with whom it shares them.
-pub const FLEET: usize = 38;
+pub const FLEET: usize = 45;
 
 /// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
 const DECISIVE: [Op; 8] =

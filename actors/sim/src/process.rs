@@ -11,10 +11,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::LedgerLine;
 use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::feed::FeedRow;
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, WindowRow};
 use sluicebox_actors::ports::{
@@ -321,6 +323,23 @@ impl Rows for Process {
         })
         .await
     }
+
+    async fn feeds(&self, sink: &str) -> Result<Vec<FeedRow>> {
+        let name = sink.to_owned();
+        let of = move |store: &mut Store| store.kept.feeds.values().filter(|row| row.sink == name).cloned().collect();
+        self.op(Op::FeedRows, sink, move |store| Ok(of(store))).await
+    }
+
+    async fn feed(&self, sink: &str, key: &str) -> Result<Option<FeedRow>> {
+        let at = (sink.to_owned(), key.to_owned());
+        self.op(Op::FeedGet, format!("{sink} {key}"), move |store| Ok(store.kept.feeds.get(&at).cloned())).await
+    }
+
+    async fn update_feed(&self, expected_version: u64, row: &FeedRow) -> Result<Cas> {
+        let new = row.clone();
+        let what = format!("{} {} v{}", row.sink, row.key(), row.version);
+        self.op(Op::FeedUpdate, what, move |store| Ok(store.update_feed(expected_version, &new))).await
+    }
 }
 
 #[async_trait]
@@ -406,7 +425,8 @@ impl Blobs for Process {
                 let content = row.content.as_ref().is_some_and(|content| content.key == name);
                 content || row.base.as_ref().is_some_and(|base| base.object.key == name)
             });
-            store.rule(!named, || format!("{name} was deleted while a window row names it"));
+            let named = named || store.fed_blobs().contains(&name);
+            store.rule(!named, || format!("{name} was deleted while a row names it"));
             store.blobs.remove(&name);
             Ok(())
         })
@@ -429,6 +449,10 @@ impl GoldFiles for Process {
             Ok(())
         })
         .await
+    }
+
+    async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch> {
+        self.op(Op::GoldDecode, table, move |_| crate::files::gold_rows(&content)).await
     }
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use sluicebox_actors::machines::breaker::BreakerConfig;
 use sluicebox_actors::machines::restart::RestartConfig;
-use sluicebox_actors::machines::shard::{OnGap, ShardConfig};
+use sluicebox_actors::machines::shard::{Extent, OnGap, ShardConfig};
 use sluicebox_actors::model::fault::Fault;
 use sluicebox_actors::model::letter::Postmark;
 use sluicebox_actors::model::position::{Position, ShardId};
@@ -28,6 +28,7 @@ use crate::faulty::Faulty;
 use crate::files::Files;
 use crate::plan::{Op, Plan, Rng};
 use crate::process::{BUSY, Process};
+use crate::sinks::{CREATED, Which, sinks};
 use crate::store::Store;
 use crate::trace::Keep;
 use crate::truth::{DISORDER, Dialect, MINUTE, SECOND, ShardLog, T0, Truth};
@@ -39,7 +40,8 @@ pub type Make<T> = Arc<dyn Fn(&Arc<Process>) -> Arc<T> + Send + Sync>;
 #[derive(Clone)]
 pub struct Tools {
     /// The engine of each process; the faults of its calls are added around it.
-    pub engine: Arc<dyn Fn() -> Arc<dyn Engine> + Send + Sync>,
+    /// It leaves out groups of more records than it is told.
+    pub engine: Arc<dyn Fn(Option<u64>) -> Arc<dyn Engine> + Send + Sync>,
     /// Staged files. One of another make tells the store what it staged and published ([`Process::op`], [`Process::now_op`]).
     pub outputs: Make<dyn Outputs>,
     /// Visible Gold.
@@ -51,7 +53,7 @@ pub struct Tools {
 impl Default for Tools {
     fn default() -> Self {
         Self {
-            engine: Arc::new(|| Arc::new(SmallEngine::default())),
+            engine: Arc::new(|having| Arc::new(SmallEngine::new(having))),
             outputs: Arc::new(|process| Arc::new(Files::on_one_disk(process))),
             gold_files: Arc::new(|process| process.clone()),
             dialect: Dialect::default(),
@@ -76,6 +78,8 @@ pub struct Sim {
     pub keep: Keep,
     /// Processes share the shards, and one that is silent for so long counts as gone.
     pub failover: Option<Duration>,
+    /// Where Gold and letters go on to.
+    pub sinks: Which,
 }
 
 /// How a process ended.
@@ -167,8 +171,8 @@ impl Sim {
     /// The same with other tools.
     pub fn with(tools: Tools, seed: u64, shards: usize) -> Self {
         let store = Store::new(tools.dialect, T0 + 12 * 60 * MINUTE);
-        let sim =
-            Self { store: Arc::new(Mutex::new(store)), config: config(), seed, tools, keep: Keep::Everything, failover: None };
+        let (store, sinks) = (Arc::new(Mutex::new(store)), Which::None);
+        let sim = Self { store, config: config(), seed, tools, keep: Keep::Everything, failover: None, sinks };
         (0..shards).for_each(|index| sim.add_shard(index, &[]));
         sim
     }
@@ -322,7 +326,7 @@ impl Sim {
         if self.failover.is_some() { format!("simulated:{number}") } else { self.config.owner.clone() }
     }
 
-    fn seeded(&self, plan: Plan) -> Plan {
+    pub fn seeded(&self, plan: Plan) -> Plan {
         Plan { seed: plan.seed ^ self.seed.rotate_left(32), ..plan }
     }
 
@@ -336,25 +340,11 @@ impl Sim {
     #[expect(clippy::disallowed_methods, reason = "the simulation's clock is tokio's paused one")]
     pub async fn process(&self, plan: Plan, script: Script) -> Ran {
         let patience = plan.patience;
-        let (store, tools) = (&self.store, &self.tools);
-        let process = Process::new(store.clone(), plan, self.keep, self.config.in_flight);
-        let board = Arc::new(Board::default());
-        let parts = Parts {
-            stream: process.clone(),
-            rows: process.clone(),
-            blobs: process.clone(),
-            outputs: (tools.outputs)(&process),
-            gold_files: (tools.gold_files)(&process),
-            ledger: process.clone(),
-            engine: Arc::new(Faulty::new(process.clone(), (tools.engine)())),
-            clock: process.clone(),
-            board: board.clone(),
-            fleet: self.failover.map(|failover| Fleet { leases: process.clone(), failover, thread: None }),
-            config: Arc::new(PipelineConfig { owner: self.owner(process.number), ..self.config.clone() }),
-        };
+        let (process, parts) = self.starts(plan);
         let (stop, stopping) = watch::channel(false);
-        let started = tokio::time::Instant::now();
-        let script = script(Hands { store: store.clone(), stop: stop.clone(), board: board.clone(), process: process.clone() });
+        let (started, board) = (tokio::time::Instant::now(), parts.board.clone());
+        let hands = Hands { store: self.store.clone(), stop: stop.clone(), board: board.clone(), process: process.clone() };
+        let script = script(hands);
         let script = async move {
             script.await;
             std::future::pending::<()>().await;
@@ -369,10 +359,35 @@ impl Sim {
             () = script => End::Hung,
             () = tokio::time::sleep(patience) => End::Hung,
         };
-        process.die();
         drop(stop);
-        let took = started.elapsed();
-        let mut store = lock(store);
+        self.ends(&process, end, board, started.elapsed())
+    }
+
+    /// A process that begins to live, and the world as it sees it.
+    pub fn starts(&self, plan: Plan) -> (Arc<Process>, Parts) {
+        let (tools, having) = (&self.tools, self.store().having);
+        let process = Process::new(self.store.clone(), plan, self.keep, self.config.in_flight);
+        let parts = Parts {
+            stream: process.clone(),
+            rows: process.clone(),
+            blobs: process.clone(),
+            outputs: (tools.outputs)(&process),
+            gold_files: (tools.gold_files)(&process),
+            ledger: process.clone(),
+            sinks: sinks(&process, self.sinks),
+            engine: Arc::new(Faulty::new(process.clone(), (tools.engine)(having))),
+            clock: process.clone(),
+            board: Arc::new(Board::default()),
+            fleet: self.failover.map(|failover| Fleet { leases: process.clone(), failover, thread: None }),
+            config: Arc::new(PipelineConfig { owner: self.owner(process.number), ..self.config.clone() }),
+        };
+        (process, parts)
+    }
+
+    /// From now on nothing of it has an effect.
+    pub fn ends(&self, process: &Process, end: End, board: Arc<Board>, took: Duration) -> Ran {
+        process.die();
+        let mut store = lock(&self.store);
         store.now_us = store.now_us.max(process.world_now_us()) + SECOND;
         drop(store);
         let trace = process.trace();
@@ -401,6 +416,7 @@ pub fn config() -> PipelineConfig {
     PipelineConfig {
         owner: "simulated:1".to_owned(),
         pipeline: "p".to_owned(),
+        created_us: CREATED,
         postmark: Postmark { fingerprint: "f".into(), version: "v".into(), request_id: "r".into() },
         bronze_on: true,
         parallelism: 1,
@@ -413,6 +429,7 @@ pub fn config() -> PipelineConfig {
             poll_us: 100_000,
             on_gap: OnGap::Halt,
             drain: true,
+            extent: Extent::Endless,
             breaker,
         },
         restart: RestartConfig { backoff_min_us: 10_000, backoff_max_us: SECOND, intensity: 1_000_000, period_us: 60 * SECOND },

@@ -12,6 +12,7 @@ use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
 use sluicebox_actors::ports::{Cas, Read};
 
+use crate::sinks::Kept;
 use crate::truth::{DISORDER, Dialect, Judged, ShardLog, TABLES, WindowJudged, judge};
 
 /// A written file.
@@ -62,7 +63,10 @@ pub struct Store {
     pub commits: BTreeMap<ShardId, Vec<Commit>>,
     pub violations: Vec<String>,
     pub late: Vec<Late>,
-    /// Reads of the stream so far that brought records.
+    pub kept: Kept,
+    /// Larger groups are not in Gold.
+    pub having: Option<u64>,
+    /// Reads of the stream that brought records, and appends.
     pub reads: u64,
     pub appends: u64,
     /// Processes so far, and those that are not dead.
@@ -85,7 +89,7 @@ impl Store {
         }
     }
 
-    /// An empty world at this time.
+    /// An empty world.
     pub fn new(dialect: Dialect, now_us: i64) -> Self {
         Self { dialect, now_us, ..Self::default() }
     }
@@ -132,7 +136,11 @@ impl Store {
                 ReadFlaw::None | ReadFlaw::Skip | ReadFlaw::Repeat => {}
             }
         }
-        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before })
+        let behind_us = match taken.last() {
+            Some(last) if more => Some(now_us - last.arrival_us),
+            Some(_) | None => Some(0),
+        };
+        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before, behind_us, fresh_us: None })
     }
 
     // Rows of shards.
@@ -410,7 +418,7 @@ impl Store {
         let stored = self.windows.get(&(row.table.clone(), row.start_us)).map_or(0, |stored| stored.revision);
         self.rule(stored >= row.revision, || format!("{at}: published, but the row is at {stored}"));
         let (expected, _) = self.fold(table, row.start_us, Some(&row.vector));
-        let right = expected.content(row.start_us);
+        let right = expected.content(row.start_us, self.having);
         self.rule(right == *content, || format!("{at}: {content:?} but its vector says {right:?}"));
         let counts = (row.counts.on_time, row.counts.late);
         let truth = (expected.on_time, expected.late);
@@ -424,8 +432,6 @@ impl Store {
             self.gold.insert(key, Shown { row: row.clone(), content: content.clone() });
         }
     }
-
-    // Files.
 
     /// Whoever shows a permit must have won it himself.
     pub(crate) fn check_permit(&mut self, shard: &ShardId, lease: u64, epoch: u64, who: u64) {

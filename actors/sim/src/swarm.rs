@@ -9,9 +9,13 @@
 use std::fmt;
 use std::time::Duration;
 
+use sluicebox_actors::model::fault::{Fault, Kind};
+use sluicebox_actors::pipeline::Outcome;
+
 use crate::coverage::Coverage;
 use crate::plan::{Plan, Rng, Swarm};
 use crate::sim::{End, Ran, Script, Sim, Tools, quietly};
+use crate::sinks::Which;
 use crate::trace::Keep;
 use crate::truth::{MINUTE, SECOND};
 
@@ -93,7 +97,7 @@ impl Arena {
 
 /// Most worlds are tiny: what goes wrong there goes wrong soon, and is easy to read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Size {
+pub(crate) enum Size {
     Tiny,
     Middle,
     Large,
@@ -108,7 +112,7 @@ impl Size {
         }
     }
 
-    fn of<T>(self, tiny: T, middle: T, large: T) -> T {
+    pub(crate) fn of<T>(self, tiny: T, middle: T, large: T) -> T {
         match self {
             Self::Tiny => tiny,
             Self::Middle => middle,
@@ -157,13 +161,19 @@ fn world(tools: Tools, seed: u64, size: Size, rng: &mut Rng) -> Sim {
 fn settings(sim: &Sim) -> String {
     let (shards, config) = (sim.store().streams.len(), &sim.config);
     format!(
-        "{shards} shards, parallelism {}, commit.size {}, fetch {:?}, in_flight {}, collect_after {}",
-        config.parallelism, config.shard.commit_size, config.fetch, config.in_flight, config.gold.collect_after
+        "{shards} shards, parallelism {}, commit.size {}, fetch {:?}, in_flight {}, collect_after {}, {:?}, having {:?}",
+        config.parallelism,
+        config.shard.commit_size,
+        config.fetch,
+        config.in_flight,
+        config.gold.collect_after,
+        sim.sinks,
+        sim.store().having
     )
 }
 
 /// One of the open shards is split, or two are merged; records for whatever came out of it.
-fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
+pub(crate) fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
     let open = sim.open_shards();
     let first = open[rng.below(open.len() as u64) as usize];
     let second = open.iter().copied().find(|other| *other != first).filter(|_| rng.below(3) == 0);
@@ -174,11 +184,37 @@ fn reshard(sim: &Sim, most: u64, rng: &mut Rng) {
     }
 }
 
+impl Sim {
+    /// Half of the worlds have sinks, and in most of these groups vanish. By a chance of their own: the other worlds of a seed
+    /// stay what they were.
+    fn draw_sinks(&mut self) {
+        let mut rng = Rng(self.seed ^ 0x51_4b_5e_ed);
+        if rng.below(2) == 0 {
+            return;
+        }
+        let holds = (rng.below(3) == 0).then(|| rng.below(6));
+        self.sinks = Which::Both { holds };
+        self.store().having = (rng.below(4) > 0).then(|| 1 + rng.below(3));
+    }
+}
+
+trait ButForSinks {
+    fn is_good_but_for_sinks(&self) -> bool;
+}
+
+impl ButForSinks for Outcome {
+    /// A sink that failed too often when a run ended gets the rest from the next one.
+    fn is_good_but_for_sinks(&self) -> bool {
+        let waits = |(_, fault): &(String, Fault)| fault.kind() == Kind::Retry;
+        self.lost.is_empty() && self.gold.is_none() && self.sinks.iter().all(waits)
+    }
+}
+
 /// A world on its way from chaos to peace.
 pub(crate) struct Life {
     pub(crate) sim: Sim,
     rng: Rng,
-    size: Size,
+    pub(crate) size: Size,
     serves: bool,
     pub(crate) drawn: Vec<String>,
     pub(crate) survived: Survived,
@@ -191,6 +227,7 @@ impl Life {
         let mut sim = world(arena.tools.clone(), seed, size, rng);
         sim.keep = arena.keep;
         let serves = rng.below(4) == 0;
+        sim.draw_sinks();
         let drawn = vec![format!("{size:?}, serves {serves}, {}", settings(&sim))];
         Life { sim, rng: rng.clone(), size, serves, drawn, survived: Survived::default(), last: Vec::new() }
     }
@@ -260,7 +297,7 @@ impl Life {
     pub(crate) fn took_part(&mut self, who: &str, ran: Ran) -> Result<(), Box<Failure>> {
         let good = match &ran.end {
             End::Crashed => true,
-            End::Ended(outcome) => outcome.is_good(),
+            End::Ended(outcome) => outcome.is_good_but_for_sinks(),
             End::Refused(_) | End::Hung => false,
         };
         let end = (!good).then(|| format!("{who} ended as {:?} after {:?}", ran.end, ran.took));
@@ -268,6 +305,14 @@ impl Life {
         let mut broken = std::mem::take(&mut self.sim.store().violations);
         broken.extend(end);
         self.judge(broken)
+    }
+
+    /// Many processes of the chaos, and what was seen to be wrong while they lived.
+    pub(crate) fn took_part_all(&mut self, ran: Vec<(String, Ran)>, wrong: Vec<String>) -> Result<(), Box<Failure>> {
+        for (who, ran) in ran {
+            self.took_part(&who, ran)?;
+        }
+        self.judge(wrong)
     }
 
     fn note(&mut self, ran: Ran) {

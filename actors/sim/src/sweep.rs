@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::plan::{Act, Plan};
 use crate::sim::{End, Ran, Sim, Tools};
+use crate::sinks::Which;
 use crate::trace::Keep;
 use crate::truth::{MINUTE, SECOND, T0, Truth};
 
@@ -29,6 +30,9 @@ pub fn world(tools: &Tools) -> Sim {
     sim.config.shard.commit_size = 30;
     sim.config.fetch.records = 2;
     sim.config.gold.collect_after = 1;
+    // The only group of an hour goes again with its second record.
+    sim.sinks = Which::Both { holds: None };
+    sim.store().having = Some(1);
     let put = |shard: usize, minutes: &[i64]| {
         for (value, minute) in minutes.iter().enumerate() {
             sim.event(shard, T0 + minute * MINUTE + SECOND, "key", T0 + minute * MINUTE, value as i64);

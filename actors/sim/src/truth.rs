@@ -143,10 +143,10 @@ impl WindowJudged {
         }
     }
 
-    /// The bytes that Gold must show for it.
-    pub fn content(&self, start_us: i64) -> Bytes {
+    /// The bytes that Gold must show for it, without groups of more records than `having`.
+    pub fn content(&self, start_us: i64, having: Option<u64>) -> Bytes {
         let mut text = String::new();
-        for (key, (n, sum, least, most)) in &self.groups {
+        for (key, (n, sum, least, most)) in self.groups.iter().filter(|(_, group)| having.is_none_or(|most| group.0 <= most)) {
             writeln!(text, "{start_us},{key},{n},{sum},{least},{most}").expect("a String takes anything");
         }
         text.into()

@@ -21,6 +21,7 @@ use crate::model::epoch::{
 };
 use crate::model::fault::{Fault, Result};
 use crate::model::ledger::Counts;
+use crate::model::position::Position;
 use crate::model::row::{Fence, ShardRow, ShardState};
 use crate::model::sabotage::{self, Sabotage};
 use crate::ports::{Cas, CommitPermit, GoldTable};
@@ -43,6 +44,8 @@ pub struct CommitConfig {
     pub fingerprint: String,
     /// Is Bronze written?
     pub bronze_on: bool,
+    /// The epoch that begins here takes in records that somebody else has read; none = all were read in one piece.
+    pub handed_after: Option<Position>,
     /// Number of partitions.
     pub partitions: usize,
     /// The Gold tables: for how long a window's ordinal must be remembered.
@@ -60,6 +63,8 @@ pub struct History {
     pub max_event_us: Option<i64>,
     /// Arrival of the last record.
     pub last_arrival_us: Option<i64>,
+    /// All that had arrived by then was read.
+    pub fresh_us: Option<i64>,
 }
 
 impl History {
@@ -70,6 +75,7 @@ impl History {
             ordinals: header.ordinals.clone(),
             max_event_us: header.max_event_us,
             last_arrival_us: header.last_arrival_us,
+            fresh_us: header.fresh_us,
         }
     }
 }
@@ -413,8 +419,10 @@ impl CommitMachine {
             bound_committed: seal.next.bound,
             max_event_us,
             last_arrival_us: seal.last_arrival_us.or(self.history.last_arrival_us),
+            fresh_us: seal.fresh_us.max(self.history.fresh_us),
             processed_at_us: seal.opened.processed_at_us,
             bronze_on: self.config.bronze_on,
+            unproven_start: seal.records > 0 && self.config.handed_after == Some(seal.from),
             counts,
             totals,
             previous: self.row.object.as_ref().map(|object| object.sha256.clone()),

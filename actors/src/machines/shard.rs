@@ -3,7 +3,9 @@
 //! Owns: position, epochs and their bounds, idleness, draining, the breaker. Does not own: reading (shells/shard), decoding
 //! (machines/partition), committing (machines/commit).
 
-use crate::machines::breaker::{Breaker, BreakerConfig, Failures, Trip};
+pub use terms::{Extent, OnGap, Opening, Peers, Resumed, Seal, ShardConfig, ShardEffect, ShardEvent};
+
+use crate::machines::breaker::Breaker;
 use crate::model::fault::Fault;
 use crate::model::position::Position;
 use crate::model::record::RawRecord;
@@ -11,129 +13,16 @@ use crate::model::sabotage::{self, Sabotage};
 use crate::model::window::Bound;
 use crate::ports::{Read, ShardInfo};
 
-/// What the shard may do on its own when records are missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum OnGap {
-    /// Stop the shard; a person decides.
-    Halt,
-    /// Count the gap and go on behind it.
-    Continue,
-}
+mod terms;
 
 /// An answer that said that there was nothing more is believed for so long while the next one is waited for.
 const EVIDENCE_US: i64 = 1_000_000;
 
-/// Settings of a shard. Times in microseconds, sizes in bytes.
-#[derive(Clone, Debug)]
-pub struct ShardConfig {
-    /// An epoch ends at the latest this long after it took its first record.
-    pub commit_interval_us: i64,
-    /// … or with this much raw input.
-    pub commit_size: u64,
-    /// How far event times may lie behind the largest one seen without being late.
-    pub disorder_us: i64,
-    /// Pause after a read that found nothing.
-    pub poll_us: i64,
-    /// What to do about forgotten records.
-    pub on_gap: OnGap,
-    /// Read to the end, commit, and report quiet.
-    pub drain: bool,
-    /// The storm breaker.
-    pub breaker: BreakerConfig,
-}
-
-/// What an epoch opens with; goes to every partition with the barrier that closes the one before.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Opening {
-    /// Number of the epoch.
-    pub epoch: u64,
-    /// Judge of all its records.
-    pub bound: Bound,
-    /// Its one value of `_processed_at`.
-    pub processed_at_us: i64,
-}
-
-/// All that the shard knows of an epoch when it ends it.
-#[derive(Clone, Debug)]
-pub struct Seal {
-    /// The epoch as it opened.
-    pub opened: Opening,
-    /// It covers the records after this …
-    pub from: Position,
-    /// … up to and including this.
-    pub to: Position,
-    /// Records in it.
-    pub records: u64,
-    /// Payload bytes in it.
-    pub bytes: u64,
-    /// What the next epoch opens with: the bound this one commits, and more.
-    pub next: Opening,
-    /// Arrival of its last record.
-    pub last_arrival_us: Option<i64>,
-    /// Gaps in it.
-    pub gaps: u64,
-    /// The stream has closed the shard and all of it is read: the shards that came out of it.
-    pub ended: Option<Vec<ShardInfo>>,
-}
-
-/// Bounds of the other shards, as far as this process knows them.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Peers {
-    /// Smallest committed bound of the shards that are not idle; none if all are.
-    pub active: Option<Bound>,
-    /// Smallest committed bound of the shards that know anything of event time.
-    pub known: Option<Bound>,
-}
-
-/// What happens to a shard.
-#[derive(Debug)]
-pub enum ShardEvent {
-    /// The generation is up.
-    Started,
-    /// The answer to [`ShardEffect::Fetch`].
-    Read(Read),
-    /// A partition has processed a slice.
-    Progress {
-        /// Records in the slice.
-        records: u64,
-        /// Which of them failed decode or contract.
-        failed: Failures,
-        /// Largest event time in it.
-        max_event_us: Option<i64>,
-    },
-    /// An epoch is true.
-    Committed {
-        /// Its number.
-        epoch: u64,
-    },
-    /// Every file of every committed epoch is visible.
-    Settled,
-    /// Time has passed; with what the other shards have committed.
-    Tick(Peers),
-    /// The process is asked to end: commit what has been read, then finish.
-    Stop,
-}
-
-/// What the shell has to do, in this order.
-#[derive(Debug)]
-pub enum ShardEffect {
-    /// Claim a credit and read after this position.
-    Fetch(Position),
-    /// Send these records on, to Bronze and to the partitions.
-    Dispatch(Vec<RawRecord>),
-    /// Send the barrier through every actor.
-    Barrier(Box<Seal>),
-    /// Everything there is has been read and committed (only when draining; repeated when it becomes true again).
-    Quiet,
-    /// Like [`ShardEffect::Quiet`], but not any more.
-    NotQuiet,
-    /// The shard has ended in the stream, or was told to stop; its last epoch is committed and all its files are visible.
-    Finished,
-    /// Stop the generation for this reason.
-    Halt(Fault),
-    /// The breaker has tripped.
-    Tripped(Trip),
-}
+/// Committed evidence of how far a shard is read completely ([`Read::fresh_us`]) grows no older than this while the shard is
+/// silent: far less than any stream keeps, and rarely enough to cost nothing.
+const RENEWAL_US: i64 = 3_600_000_000;
+/// … and no older than this when reading ends.
+const LAST_RENEWAL_US: i64 = 60_000_000;
 
 /// Where records go on after a hole: dense numbers tell of every record that a stream leaves out. Numbers that are not in order
 /// are a hole, too.
@@ -155,6 +44,18 @@ fn hole(after: Position, records: &[RawRecord]) -> Option<Position> {
     None
 }
 
+/// What a shard with nothing to read would commit after this answer, as things stand: the bound, if it moves. Nothing is taken
+/// for that, and nobody is disturbed.
+pub fn idle_bound(mut machine: ShardMachine, read: Read, peers: Peers, now_us: i64) -> Option<Bound> {
+    machine.apply(ShardEvent::Started, now_us);
+    machine.apply(ShardEvent::Read(read), now_us);
+    machine.apply(ShardEvent::Tick { peers, held: false }, now_us).into_iter().find_map(|effect| match effect {
+        ShardEffect::Barrier(seal) => Some(seal.next.bound),
+        ShardEffect::Fetch(_) | ShardEffect::Dispatch(_) | ShardEffect::Quiet | ShardEffect::NotQuiet => None,
+        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Tripped(_) => None,
+    })
+}
+
 /// The state machine of one shard in one generation.
 #[derive(Debug)]
 pub struct ShardMachine {
@@ -173,10 +74,15 @@ pub struct ShardMachine {
     max_event_us: Option<i64>,
     last_arrival_us: Option<i64>,
     stream_now_us: Option<i64>,
+    behind_us: Option<i64>,
+    fresh_us: Option<i64>,
+    sealed_fresh_us: Option<i64>,
     fetching: bool,
     asked_us: i64,
     next_fetch_us: i64,
     caught_up: bool,
+    looked: bool,
+    told_of_peers: bool,
     in_partitions: u64,
     ended: Option<Vec<ShardInfo>>,
     last_sealed: bool,
@@ -185,20 +91,13 @@ pub struct ShardMachine {
     stopped: bool,
     breaker: Breaker,
     peers: Peers,
+    held: bool,
 }
 
 impl ShardMachine {
-    /// A shard that resumes after `position`, its last commit being `committed` with `bound`. `last_*` is what the newest epoch
-    /// object says of the shard's last record.
-    pub fn new(
-        config: ShardConfig,
-        committed: u64,
-        position: Position,
-        bound: Bound,
-        last_arrival_us: Option<i64>,
-        max_event_us: Option<i64>,
-        now_us: i64,
-    ) -> Self {
+    /// A shard that resumes after `from`.
+    pub fn new(config: ShardConfig, from: Resumed, now_us: i64) -> Self {
+        let Resumed { committed, position, bound, last_arrival_us, max_event_us, fresh_us } = from;
         Self {
             open: Opening { epoch: committed + 1, bound, processed_at_us: now_us },
             from: position,
@@ -214,18 +113,24 @@ impl ShardMachine {
             max_event_us,
             last_arrival_us,
             stream_now_us: None,
+            behind_us: None,
+            fresh_us,
+            sealed_fresh_us: fresh_us,
             fetching: false,
             asked_us: now_us,
             next_fetch_us: now_us,
             caught_up: false,
+            looked: false,
+            told_of_peers: false,
             in_partitions: 0,
             ended: None,
             last_sealed: false,
             quiet: false,
-            stopping: false,
+            stopping: matches!(config.extent, Extent::Handed(last) if position >= last),
             stopped: false,
             breaker: Breaker::new(config.breaker),
             peers: Peers::default(),
+            held: false,
             config,
         }
     }
@@ -257,12 +162,15 @@ impl ShardMachine {
         self.position
     }
 
-    /// How far the last record lies behind the stream's clock, for people; 0 when caught up.
+    /// How far reading lies behind the newest record, for people. While a read is not answered it is the most that it can be.
     pub fn behind_us(&self) -> Option<i64> {
-        if self.caught_up {
-            return Some(0);
-        }
-        Some(self.stream_now_us?.saturating_sub(self.last_arrival_us?))
+        let unseen_us = if self.is_unanswered() { self.now_us.saturating_sub(self.asked_us) } else { 0 };
+        Some(self.behind_us?.saturating_add(unseen_us))
+    }
+
+    /// Until when, by the stream's clock, everything up to the position was read.
+    pub fn fresh_us(&self) -> Option<i64> {
+        self.fresh_us
     }
 
     /// Takes an event in; `now_us` is the owner's clock and drives timers only.
@@ -289,11 +197,16 @@ impl ShardMachine {
                 self.settled = false;
             }
             ShardEvent::Settled => self.settled = true,
-            ShardEvent::Tick(peers) => self.peers = peers,
+            ShardEvent::Tick { peers, held } => {
+                // What the last read found is old when it may be read again.
+                self.caught_up &= !held;
+                (self.peers, self.held, self.told_of_peers) = (peers, held, true);
+            }
             ShardEvent::Stop => self.stopping = true,
         }
         if !self.stopped {
             self.seal_when_due(now_us, &mut effects);
+            self.stopping |= self.has_looked();
             self.fetch_when_due(now_us, &mut effects);
             self.report_quiet(&mut effects);
         }
@@ -313,9 +226,11 @@ impl ShardMachine {
     fn read(&mut self, mut read: Read, now_us: i64, effects: &mut Vec<ShardEffect>) {
         self.fetching = false;
         self.stream_now_us = Some(read.now_us);
+        self.behind_us = read.behind_us.or(self.behind_us);
         // A delivery that is repeated brings what is here already.
-        read.records.retain(|record| Position::after(record.sequence) > self.position);
-        if let Some(resumes) = read.trimmed_before.or_else(|| hole(self.position, &read.records)) {
+        let again = sabotage::is(Sabotage::CountAgain);
+        read.records.retain(|record| again || Position::after(record.sequence) > self.position);
+        if let Some(resumes) = read.trimmed_before.or_else(|| hole(self.position, &read.records)).filter(|_| !again) {
             match self.config.on_gap {
                 OnGap::Halt => {
                     self.stopped = true;
@@ -331,6 +246,9 @@ impl ShardMachine {
             }
         }
         self.caught_up = read.caught_up && read.records.is_empty();
+        // What was complete up to an earlier position is complete up to a later one.
+        self.fresh_us = self.fresh_us.max(read.fresh_us);
+        self.looked = true;
         if read.ended.is_some() && read.records.is_empty() {
             self.ended = read.ended;
         }
@@ -344,6 +262,7 @@ impl ShardMachine {
         self.in_partitions += read.records.len() as u64;
         self.bytes += read.records.iter().map(|record| record.data.len() as u64).sum::<u64>();
         self.first_record_at_us.get_or_insert(now_us);
+        self.stopping |= matches!(self.config.extent, Extent::Handed(last) if self.position >= last);
         effects.push(ShardEffect::Dispatch(read.records));
     }
 
@@ -379,11 +298,12 @@ impl ShardMachine {
         let due = if self.ended.is_some() {
             self.in_partitions == 0
         } else if self.stopping {
-            self.records > 0 && self.in_partitions == 0
+            (self.records > 0 || self.evidence_is_old()) && self.in_partitions == 0
         } else if self.records > 0 {
             self.bytes >= self.config.commit_size || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
         } else {
-            bound > self.open.bound && (waited(self.sealed_at_us) || (self.config.drain && at_rest))
+            let due = waited(self.sealed_at_us) || (self.config.drain && at_rest) || self.has_looked();
+            (bound > self.open.bound && due) || self.evidence_is_old()
         };
         if !due {
             return;
@@ -397,15 +317,26 @@ impl ShardMachine {
             bytes: self.bytes,
             next,
             last_arrival_us: self.last_arrival_us,
+            fresh_us: self.fresh_us,
             gaps: self.gaps,
             ended: self.ended.clone(),
         })));
         self.last_sealed = self.ended.is_some();
         self.open = next;
+        self.sealed_fresh_us = self.fresh_us;
         self.from = self.position;
         (self.records, self.bytes, self.gaps) = (0, 0, 0);
         self.first_record_at_us = None;
         self.sealed_at_us = now_us;
+    }
+
+    /// Would a restart know much less of how far this silent shard is read than this generation does? Only a shard that had
+    /// records can have lost the mark that the last of them is.
+    fn evidence_is_old(&self) -> bool {
+        let silent = self.records == 0 && (self.is_idle() || self.stopping);
+        let Some(fresh_us) = self.fresh_us.filter(|_| silent && self.position.sequence().is_some()) else { return false };
+        let old_us = if self.stopping || self.config.drain { LAST_RENEWAL_US } else { RENEWAL_US };
+        self.sealed_fresh_us.is_none_or(|sealed_us| fresh_us.saturating_sub(sealed_us) >= old_us)
     }
 
     fn fetch_when_due(&mut self, now_us: i64, effects: &mut Vec<ShardEffect>) {
@@ -417,10 +348,15 @@ impl ShardMachine {
             }
             return;
         }
-        if !self.fetching && now_us >= self.next_fetch_us {
+        if !self.fetching && !self.held && now_us >= self.next_fetch_us {
             (self.fetching, self.asked_us) = (true, now_us);
             effects.push(ShardEffect::Fetch(self.position));
         }
+    }
+
+    /// Of a generation that looks once: the answer is in, and so is what the other shards have committed.
+    fn has_looked(&self) -> bool {
+        self.config.extent == Extent::Once && self.looked && self.told_of_peers
     }
 
     /// Everything there was has been read and has gone through the partitions.

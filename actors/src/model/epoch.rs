@@ -228,10 +228,17 @@ pub struct EpochHeader {
     pub max_event_us: Option<i64>,
     /// Arrival of its last record, microseconds.
     pub last_arrival_us: Option<i64>,
+    /// All that had arrived by then, by the stream's clock, lies in it or before it; none where the stream tells by itself
+    /// what it has forgotten.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fresh_us: Option<i64>,
     /// The one value of `_processed_at` in it, microseconds.
     pub processed_at_us: i64,
     /// Is Bronze written? (equation 2 holds only then)
     pub bronze_on: bool,
+    /// Its records were handed over by somebody who does not tell what lay between them and the epoch before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unproven_start: bool,
     /// Counts of this epoch.
     pub counts: Counts,
     /// Running totals up to and including this epoch.
@@ -413,8 +420,10 @@ mod tests {
             bound_committed: Bound::UNKNOWN,
             max_event_us: None,
             last_arrival_us: None,
+            fresh_us: None,
             processed_at_us: 0,
             bronze_on: true,
+            unproven_start: false,
             counts: Counts::default(),
             totals: Counts::default(),
             previous: None,

@@ -22,10 +22,23 @@ pub enum Sabotage {
     ReuseTheKey,
     /// Gold is told of an epoch before its compare-and-set.
     TellGoldBeforeCommit,
+    /// Sinks are handed revisions that readers can't see yet.
+    FeedUnpublished,
+    /// What a sink may show is not noted before it is handed a revision.
+    ForgetWhatIsShown,
+    /// Letters are noted as handed over before they are.
+    AcknowledgeFirst,
+    /// Records that are handed over once more count once more.
+    CountAgain,
+    /// A batch is acknowledged whatever became of it.
+    AnswerBeforeCommit,
 }
 
-/// All of them.
-pub const ALL: [Sabotage; 7] = [
+/// Those that an invocation of a function can break, and no worker that reads for itself.
+pub const HANDED: [Sabotage; 2] = [Sabotage::CountAgain, Sabotage::AnswerBeforeCommit];
+
+/// All the others.
+pub const ALL: [Sabotage; 10] = [
     Sabotage::SkipTheSwap,
     Sabotage::PublishBeforeCommit,
     Sabotage::DropABarrier,
@@ -33,6 +46,9 @@ pub const ALL: [Sabotage; 7] = [
     Sabotage::CommitWhenStopped,
     Sabotage::ReuseTheKey,
     Sabotage::TellGoldBeforeCommit,
+    Sabotage::FeedUnpublished,
+    Sabotage::ForgetWhatIsShown,
+    Sabotage::AcknowledgeFirst,
 ];
 
 #[cfg(debug_assertions)]

@@ -16,6 +16,7 @@ use crate::model::fault::{Fault, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::shells::commit::retrying;
+use crate::shells::feed;
 use crate::shells::message::NewEpoch;
 use crate::toolkit::board::Life;
 use crate::toolkit::flag::Flag;
@@ -61,6 +62,7 @@ impl Crew {
             let rows = self.rows().await?;
             if next_look.is_elapsed() {
                 self.fleet.iter_mut().for_each(|fleet| fleet.look(&rows));
+                self.look_at_sinks().await;
                 next_look = Box::pin(tokio::time::sleep(pause));
             }
             let quiet = if self.fleet.is_some() { self.share(&rows, &stop).await } else { self.open_all(&rows, &stop) };
@@ -84,6 +86,21 @@ impl Crew {
                     () = tokio::time::sleep(LOOK) => self.finish_if_quiet(),
                 }
             }
+        }
+    }
+
+    /// Whoever makes Gold feeds the sinks, and says in the rows when shards must wait for one.
+    async fn look_at_sinks(&self) {
+        let parts = &self.parts;
+        if parts.fleet.is_none() || parts.sinks.may_hold().next().is_none() {
+            return;
+        }
+        let (sinks, rows) = (parts.sinks.clone(), parts.rows.clone());
+        // In a task of its own, and until the next look as it was: this is no reason for shards to end.
+        match actix::spawn(async move { feed::is_held(&sinks, rows.as_ref()).await }).await {
+            Ok(Ok(held)) => parts.board.hold_elsewhere(held),
+            Ok(Err(fault)) => tracing::warn!(%fault, "looking whether shards must wait for a sink"),
+            Err(error) => tracing::warn!(%error, "looking whether shards must wait for a sink"),
         }
     }
 
@@ -160,15 +177,7 @@ impl Crew {
     /// What others have committed holds back our idle shards as our own would.
     fn tell_board(&self, rows: &[ShardRow]) {
         for row in rows.iter().filter(|row| !self.running.contains_key(&row.shard) && !self.done.contains(&row.shard)) {
-            let life = match row.state {
-                ShardState::Blocked => Life::Blocked,
-                ShardState::Open => Life::Elsewhere,
-                ShardState::Drained | ShardState::Retired => Life::Finished,
-            };
-            self.parts.board.update(&row.shard, |live| {
-                (live.life, live.idle, live.in_flight) = (life, false, 0);
-                (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
-            });
+            self.parts.board.tell(row);
         }
     }
 

@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::{Fleet, Parts, Places};
+use super::{Fleet, Parts, Places, gold_and_sinks};
 use crate::machines::fleet::LOOKS;
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Lease, ShardRow};
 use crate::ports::{Cas, Clock, Leases};
-use crate::shells::gold::{self, GoldEnd};
+use crate::shells::gold::GoldEnd;
 use crate::shells::message::NewEpoch;
 use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::Door;
@@ -176,7 +176,7 @@ async fn turn(
     let Some(lease) = wait_for_gold(&parts, &fleet, &mut finish).await else { return Ok(GoldEnd::Finished) };
     tracing::info!(lease = lease.epoch, "making gold");
     let heart = Heart::of_lease(&fleet, &lease);
-    let ended = gold::supervise(parts.gold_parts(&places), door, finish, heart.lost.clone()).await;
+    let ended = gold_and_sinks(&parts, &places, door, finish, heart.lost.clone()).await;
     drop(heart);
     if !matches!(ended, Ok(GoldEnd::Lost)) {
         let_go(fleet.leases.as_ref(), &lease).await;

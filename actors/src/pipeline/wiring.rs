@@ -13,7 +13,7 @@ use crate::history::Taken;
 use crate::machines::barrier::Inlet;
 use crate::machines::commit::{CommitConfig, CommitMachine, History};
 use crate::machines::partition::PartitionMachine;
-use crate::machines::shard::{Opening, ShardMachine};
+use crate::machines::shard::{Extent, Opening, Resumed, ShardMachine};
 use crate::model::fault::Result;
 use crate::model::row::ShardRow;
 use crate::shells::commit::CommitActor;
@@ -30,15 +30,7 @@ pub(super) fn wire(supervisor: &Supervisor, taken: Taken, generation: &Generatio
     let config = &supervisor.parts.config;
     let Taken { row, history, .. } = taken;
     let budget = Budget::new(config.in_flight);
-    let machine = ShardMachine::new(
-        config.shard.clone(),
-        row.epoch,
-        row.position,
-        row.bound,
-        history.last_arrival_us,
-        history.max_event_us,
-        supervisor.parts.clock.now_us(),
-    );
+    let machine = machine(&supervisor.parts, &row, &history);
     let capacity = budget.messages_max() * (config.parallelism + 1);
     // The shard's address is needed by those below it: its mailbox exists before it does.
     let (sender, receiver) = actix::dev::channel::channel::<ShardActor>(capacity);
@@ -61,6 +53,19 @@ pub(super) fn wire(supervisor: &Supervisor, taken: Taken, generation: &Generatio
     let actor = wiring.shard(machine, &partitions, &writer, &dlq, &commit);
     spawn_watched_with(&Place::Here, generation, "shard", receiver, move || actor);
     Ok(shard)
+}
+
+/// The shard as it goes on from here.
+pub(super) fn machine(parts: &Parts, row: &ShardRow, history: &History) -> ShardMachine {
+    let resumed = Resumed {
+        committed: row.epoch,
+        position: row.position,
+        bound: row.bound,
+        last_arrival_us: history.last_arrival_us,
+        max_event_us: history.max_event_us,
+        fresh_us: history.fresh_us,
+    };
+    ShardMachine::new(parts.config.shard.clone(), resumed, parts.clock.now_us())
 }
 
 /// What all actors of one generation are built from.
@@ -98,6 +103,10 @@ impl Wiring<'_> {
             pipeline: config.pipeline.clone(),
             fingerprint: config.postmark.fingerprint.to_string(),
             bronze_on: config.bronze_on,
+            handed_after: match config.shard.extent {
+                Extent::Handed(_) => Some(row.position),
+                Extent::Endless | Extent::Once => None,
+            },
             partitions: config.parallelism,
             tables: engine.tables().to_vec(),
         };
@@ -185,6 +194,7 @@ impl Wiring<'_> {
         let (from, to_writer) = ("shard", Numbering::default());
         let numberings: Vec<Numbering> = partitions.iter().map(|_| Numbering::default()).collect();
         let below = || partitions.iter().cloned().zip(&numberings);
+        let recall = machine.fresh_us();
         ShardActor {
             shard: self.supervisor.shard.clone(),
             machine,
@@ -203,6 +213,7 @@ impl Wiring<'_> {
             ],
             sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
             credit: None,
+            recall,
         }
     }
 }

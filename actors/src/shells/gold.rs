@@ -20,6 +20,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Base, ShardRow, WindowRow};
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, LedgerFiles, Rows};
+use crate::shells::feed::Bells;
 use crate::shells::message::NewEpoch;
 use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::{Door, Notices};
@@ -55,6 +56,8 @@ pub struct GoldParts {
     pub restart: RestartConfig,
     /// Decisions.
     pub config: GoldConfig,
+    /// Rung when there is news for sinks.
+    pub bells: Bells,
     /// Where it computes.
     pub place: Place,
     /// How often to look in the rows for what other workers committed; none where there are no others.
@@ -200,6 +203,7 @@ impl GoldActor {
 
     fn know(&mut self, loaded: Loaded) -> Result<()> {
         for row in loaded.windows {
+            self.parts.bells.stands(&row);
             self.machine.know_window(row);
         }
         self.know_shards(loaded.shards)
@@ -210,6 +214,7 @@ impl GoldActor {
             self.machine.know_shard(row);
             for link in chain.into_iter().rev() {
                 self.machine.know_epoch(&link.epoch.header, link.object)?;
+                self.parts.bells.committed(&link.epoch.header);
             }
         }
         if let Some(key) = self.machine.hole() {
@@ -257,6 +262,7 @@ impl GoldActor {
             if header.epoch > known + 1 && known > 0 || known == 0 && header.epoch > 1 {
                 return self.refresh(ctx);
             }
+            self.parts.bells.committed(&header);
             let Some(object) = row.object else { continue };
             if let Err(fault) = self.machine.know_epoch(&header, object) {
                 return self.at_a_loss(fault, ctx);
@@ -320,6 +326,7 @@ impl GoldActor {
             actor.done.fetch_add(u64::from(done.is_ok()), Ordering::Relaxed);
             let done = done.and_then(|done| match done {
                 Done::Row(row) => {
+                    actor.parts.bells.stands(&row);
                     actor.machine.row_stands(*row);
                     Ok(())
                 }

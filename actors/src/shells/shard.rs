@@ -64,6 +64,8 @@ pub struct ShardActor {
     pub sealed: Outlet<Sealed>,
     /// Pays for what is being dispatched.
     pub credit: Option<Credit>,
+    /// What the stream has still to be told of earlier owners: until when they had read everything.
+    pub recall: Option<i64>,
 }
 
 impl Actor for ShardActor {
@@ -78,7 +80,7 @@ impl Actor for ShardActor {
 impl ShardActor {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         let peers: Peers = self.board.peers_of(&self.shard);
-        self.apply(ShardEvent::Tick(peers), ctx);
+        self.apply(ShardEvent::Tick { peers, held: self.board.is_held() }, ctx);
         ctx.run_later(TICK, Self::tick);
     }
 
@@ -152,7 +154,13 @@ impl ShardActor {
     fn fetch(&mut self, after: Position, ctx: &mut Context<Self>) {
         let (stream, shard) = (self.stream.clone(), self.shard.clone());
         let (budget, limits, clock) = (self.budget.clone(), self.limits, self.clock.clone());
-        let fetch = async move { fetch(stream, shard, after, budget, limits, clock).await };
+        let recall = self.recall.take();
+        let fetch = async move {
+            if let Some(fresh_us) = recall {
+                stream.recall(&shard, after, fresh_us).await?;
+            }
+            fetch(stream, shard, after, budget, limits, clock).await
+        };
         ctx.spawn(fetch.into_actor(self).map(|answer, actor, ctx| match answer {
             Ok((read, credit)) => {
                 actor.credit = Some(credit);

@@ -1,13 +1,17 @@
-//! What everybody in this process may look at: the live state of each shard.
+//! What everybody in this process may look at: the live state of each shard and each sink.
 //!
-//! Owns: one entry per shard, written by its own generation and its supervisor. Does not own: truth. Nothing that changes a
-//! result is decided by it but the idle rule, whose bounds are committed ones.
+//! Owns: one entry per shard, written by its own generation and its supervisor; one per sink, written by its feeder.
+//! Does not own: truth. Nothing that changes a result is decided by it but the idle rule, whose bounds are committed ones.
+
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 
 use crate::machines::shard::Peers;
+use crate::model::fault::Fault;
 use crate::model::ledger::Counts;
 use crate::model::position::{Position, ShardId};
+use crate::model::row::{ShardRow, ShardState};
 use crate::model::window::Bound;
 
 /// What a shard is doing.
@@ -81,7 +85,7 @@ pub struct Live {
     pub quiet: bool,
     /// Bytes in flight.
     pub in_flight: usize,
-    /// How far the last record read lies behind the stream's clock, microseconds.
+    /// How far reading lies behind the newest record by the stream's clock (iterator age), microseconds.
     pub behind_us: Option<i64>,
     /// Running totals as committed.
     pub totals: Counts,
@@ -89,16 +93,76 @@ pub struct Live {
     pub processed: u64,
 }
 
-/// All shards.
+/// What a sink is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SinkLife {
+    /// Takes what is due.
+    #[default]
+    Feeding,
+    /// Did not take what it was given last.
+    Waiting,
+    /// Given up; a person has to look.
+    Quarantined,
+    /// The run has ended and it has everything.
+    Finished,
+    /// The run has ended before it had everything.
+    Behind,
+}
+
+impl SinkLife {
+    /// Its name in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Feeding => "feeding",
+            Self::Waiting => "waiting",
+            Self::Quarantined => "quarantined",
+            Self::Finished => "finished",
+            Self::Behind => "behind",
+        }
+    }
+}
+
+/// The live state of a sink.
+#[derive(Clone, Debug, Default)]
+pub struct LiveSink {
+    /// What it is doing.
+    pub life: SinkLife,
+    /// Windows or letters that wait for it.
+    pub waiting: u64,
+    /// How long the oldest window has waited, microseconds.
+    pub lag_us: i64,
+    /// Shards wait for it.
+    pub holds: bool,
+    /// The last fault, for people.
+    pub last_fault: Option<Fault>,
+}
+
+/// All shards, all sinks.
 #[derive(Debug, Default)]
 pub struct Board {
     shards: DashMap<ShardId, Live>,
+    sinks: DashMap<String, LiveSink>,
+    /// Another worker says that shards must wait.
+    held_elsewhere: AtomicBool,
 }
 
 impl Board {
     /// Changes one entry, made if missing.
     pub fn update(&self, shard: &ShardId, change: impl FnOnce(&mut Live)) {
         change(self.shards.entry(shard.clone()).or_default().value_mut());
+    }
+
+    /// Of a shard that nobody reads in this process: what its row says holds back idle shards as our own would.
+    pub fn tell(&self, row: &ShardRow) {
+        let life = match row.state {
+            ShardState::Blocked => Life::Blocked,
+            ShardState::Open => Life::Elsewhere,
+            ShardState::Drained | ShardState::Retired => Life::Finished,
+        };
+        self.update(&row.shard, |live| {
+            (live.life, live.idle, live.in_flight) = (life, false, 0);
+            (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
+        });
     }
 
     /// Its generation is over: nothing is under way any more.
@@ -116,6 +180,28 @@ impl Board {
         let mut all: Vec<_> = self.shards.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
+    }
+
+    /// Changes the entry of one sink, made if missing.
+    pub fn update_sink(&self, sink: &str, change: impl FnOnce(&mut LiveSink)) {
+        change(self.sinks.entry(sink.to_owned()).or_default().value_mut());
+    }
+
+    /// A copy of the entries of all sinks, by name.
+    pub fn sinks(&self) -> Vec<(String, LiveSink)> {
+        let mut all: Vec<_> = self.sinks.iter().map(|entry| (entry.key().clone(), entry.value().clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+
+    /// Must shards wait before they read more, because more letters wait for a sink than may?
+    pub fn is_held(&self) -> bool {
+        self.held_elsewhere.load(Ordering::Relaxed) || self.sinks.iter().any(|sink| sink.value().holds)
+    }
+
+    /// What the worker that feeds the sinks says.
+    pub fn hold_elsewhere(&self, held: bool) {
+        self.held_elsewhere.store(held, Ordering::Relaxed);
     }
 
     /// What the others have committed.

@@ -9,7 +9,7 @@
 //! Owns: the names, the trap. Does not own: where the points stand (the code around each), the environment (the process).
 
 /// Every point, with what a crash there leaves behind.
-pub const POINTS: [(&str, &str); 24] = [
+pub const POINTS: [(&str, &str); 29] = [
     ("start.after_rows", "rows of shards that nobody took yet"),
     ("takeover.after_lease", "a raised lease, nothing else done"),
     ("takeover.after_publish", "one of the pending outputs visible again"),
@@ -34,6 +34,11 @@ pub const POINTS: [(&str, &str); 24] = [
     ("base.after_swap", "two bases of one window, one of them named"),
     ("collect.after_ledger", "ledger lines whose epoch objects are still there"),
     ("collect.after_delete", "some of the collected epoch objects gone"),
+    ("feed.after_keys", "keys of a sink's window that no row names"),
+    ("feed.after_shown", "a sink's row that says what may be shown, and nothing of it is"),
+    ("feed.after_feed", "a revision that a sink has, and its row does not say so"),
+    ("feed.after_send", "letters that a sink has, and its row does not say so"),
+    ("feed.after_swap", "a sink's row that is true, the keys before it not gone"),
 ];
 
 #[cfg(debug_assertions)]

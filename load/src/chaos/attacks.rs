@@ -78,7 +78,8 @@ pub(super) struct Deck {
 impl Deck {
     /// `armed`: the binary has crash points.
     pub(super) fn new(armed: bool) -> Self {
-        let names = POINTS.iter().map(|(name, _)| *name);
+        // The pipelines of this test have no sinks: tests/sinks.rs of the root package dies there.
+        let names = POINTS.iter().map(|(name, _)| *name).filter(|name| !name.starts_with("feed."));
         let every = |nth: u64| names.clone().map(move |name| (name, nth));
         // Passed once in the life of a process, and not by an actor.
         let once = |(name, nth): &(&str, u64)| *name != "start.after_rows" || *nth == 1;
@@ -104,8 +105,8 @@ impl Deck {
     }
 
     fn point(&self, at: usize) -> Attack {
-        // Neighbours are of one layer; steps of seven mix them.
-        let (point, nth) = self.points[(self.dealt.0 + at) * 7 % self.points.len()];
+        // Neighbours are of one layer; steps of eleven, which divides no number of points there was so far, mix them.
+        let (point, nth) = self.points[(self.dealt.0 + at) * 11 % self.points.len()];
         Attack::Point(point, nth)
     }
 }
@@ -349,7 +350,8 @@ mod tests {
             assert_eq!(hand.iter().map(|attack| attack.name()).collect::<BTreeSet<_>>().len(), 8, "{hand:?}");
             seen.extend(hand.into_iter().filter(|attack| matches!(attack, Attack::Point(..))));
         }
-        assert_eq!(seen.len(), POINTS.len() * 3 - 2);
+        let points = POINTS.iter().filter(|(name, _)| !name.starts_with("feed.")).count();
+        assert_eq!(seen.len(), points * 3 - 2);
         let mut unarmed = Deck::new(false);
         assert!((0..100).all(|_| !matches!(unarmed.deal(&mut dice), Attack::Point(..) | Attack::Panic(..))));
     }

@@ -1,5 +1,5 @@
-//! `fleet`: workers of the real program share a stream over the Kinesis API, a bucket and a DynamoDB table; they are killed, frozen
-//! and stopped, shards split and merge, services fail; then every record is accounted for.
+//! `fleet`: workers of the real program share a stream over the Kinesis API, a bucket and a DynamoDB table; they are killed,
+//! frozen and stopped, shards split and merge, services fail; then every record is accounted for.
 //!
 //! The services are played by this process: the embedded stream behind its Kinesis API, and the fakes of S3 and DynamoDB, which
 //! lose answers and throttle to order. Every worker has a disk of its own, which dies with it.
@@ -9,7 +9,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use anyhow::{Context, ensure};
 use clap::Args;
@@ -293,7 +292,8 @@ impl Siege {
             Blow::Freeze => {
                 let worker = self.victim();
                 worker.signal("STOP")?;
-                self.rest(FAILOVER_MS + 1_000 + self.dice.below(FAILOVER_MS))?;
+                let asleep_ms = FAILOVER_MS + 1_000 + self.dice.below(FAILOVER_MS);
+                self.rest(asleep_ms)?;
                 worker.signal("CONT")?;
                 self.workers.push(worker);
                 Ok(())
@@ -339,7 +339,8 @@ impl Siege {
             2 => Fault::Throttle,
             _ => Fault::Status(500, "InternalError"),
         };
-        let times = 1 + self.dice.below(20) as usize;
+        // Fewer than a worker that begins puts up with.
+        let times = 1 + self.dice.below(8) as usize;
         self.services.service(service).next(operation, times, fault);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Shard and window rows, and small documents, in one DynamoDB table under compare-and-set.
+//! Shard, window and sink rows, and small documents, in one DynamoDB table under compare-and-set.
 //!
 //! Owns: the kinds of rows of one pipeline (`<pipeline>/shard`, `<pipeline>/window/<table>`, `<pipeline>/doc/<kind>`), the
 //! fence of each write. Does not own: attributes (item), the table (table), what a row says (model/row), when it changes
@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::AttributeValue;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
+use sluicebox_actors::model::feed::FeedRow;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, WindowRow};
 use sluicebox_actors::ports::{Cas, Leases, Rows};
@@ -186,6 +187,43 @@ impl Rows for DynamoRows {
         let condition = if expected_version == 0 { Condition::Absent } else { Condition::Numbers(&version) };
         let item = item::window_item(&self.window_pk(&row.table), row)?;
         Ok(cas(&self.table.put(item, condition).await?))
+    }
+
+    async fn feeds(&self, sink: &str) -> Result<Vec<FeedRow>> {
+        self.documents(&feed_kind(sink)).await?.iter().map(feed).collect()
+    }
+
+    async fn feed(&self, sink: &str, key: &str) -> Result<Option<FeedRow>> {
+        self.document(&feed_kind(sink), key).await?.as_ref().map(feed).transpose()
+    }
+
+    async fn update_feed(&self, expected_version: u64, row: &FeedRow) -> Result<Cas> {
+        if row.version != expected_version + 1 {
+            return Err(Fault::bug("every update of a sink's row raises its version by one"));
+        }
+        let (kind, key) = (feed_kind(&row.sink), row.key());
+        let json = serde_json::to_string(row).map_err(|error| Fault::caused(Kind::Bug, "writing a sink's row", &error))?;
+        let written = match expected_version {
+            0 => self.put_if_absent(&kind, &key, &json).await?,
+            version => self.update_if(&kind, &key, version, &json).await?,
+        };
+        Ok(match written {
+            Written::Won | Written::Already => Cas::Won,
+            Written::Lost(_) => Cas::Lost,
+        })
+    }
+}
+
+fn feed_kind(sink: &str) -> String {
+    format!("feed/{sink}")
+}
+
+fn feed(document: &Document) -> Result<FeedRow> {
+    let damaged = |error| Fault::caused(Kind::Corrupt, format!("the DynamoDB document {} is damaged", document.key), &error);
+    let row: FeedRow = serde_json::from_str(&document.json).map_err(damaged)?;
+    match row.version == document.version && row.key() == document.key {
+        true => Ok(row),
+        false => Err(Fault::corrupt(format!("the row {} of a sink contradicts its key or its version", document.key))),
     }
 }
 

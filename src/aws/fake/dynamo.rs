@@ -5,15 +5,12 @@
 //! Owns: tables and what each operation does to them. Does not own: expressions, items (below), the socket (server).
 
 use std::collections::BTreeMap;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
 
-use axum::body::Body;
 use axum::response::Response;
 use serde_json::{Value, json};
 
-use crate::faults::FaultPlan;
-use crate::server::{Call, Server, Service};
+use crate::json;
+use crate::server::{Call, Fake, Locked, Service};
 
 mod expression;
 mod item;
@@ -24,33 +21,12 @@ use item::{ITEM_MAX, Item, Refused};
 const PAGE_BYTES: usize = 1 << 20;
 
 /// A DynamoDB on a loopback port. It ends when dropped.
-pub struct FakeDynamo {
-    server: Server,
-    tables: Arc<Tables>,
-    faults: Arc<FaultPlan>,
-}
+pub type FakeDynamo = Fake<State>;
 
 impl FakeDynamo {
-    /// Starts one without tables.
-    pub async fn start() -> io::Result<Self> {
-        let (tables, faults) = (Arc::new(Tables::default()), Arc::new(FaultPlan::default()));
-        let server = Server::start(tables.clone(), faults.clone()).await?;
-        Ok(Self { server, tables, faults })
-    }
-
-    /// Where it listens, for `endpoint_url`.
-    pub fn url(&self) -> String {
-        self.server.url()
-    }
-
-    /// What shall go wrong.
-    pub fn faults(&self) -> &FaultPlan {
-        &self.faults
-    }
-
     /// A page of Query and Scan holds at most so many items; without it, 1 MiB as in AWS.
     pub fn page_items(&self, items: usize) {
-        self.tables.lock().page_items = Some(items);
+        self.lock().page_items = Some(items);
     }
 
     /// A table with this hash key that somebody else has written: it holds exactly these items.
@@ -70,7 +46,7 @@ impl FakeDynamo {
 
     /// How many items a table has.
     pub fn items(&self, table: &str) -> usize {
-        self.tables.lock().tables.get(table).map_or(0, |table| table.items.len())
+        self.lock().tables.get(table).map_or(0, |table| table.items.len())
     }
 }
 
@@ -102,19 +78,11 @@ impl Table {
     }
 }
 
+/// What it holds.
 #[derive(Default)]
-struct State {
+pub struct State {
     tables: BTreeMap<String, Table>,
     page_items: Option<usize>,
-}
-
-#[derive(Default)]
-struct Tables(Mutex<State>);
-
-impl Tables {
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Why a call did not succeed.
@@ -137,9 +105,9 @@ impl From<&str> for Failure {
     }
 }
 
-impl Service for Tables {
+impl Service for Locked<State> {
     fn operation(&self, call: &Call) -> String {
-        call.header("x-amz-target").and_then(|target| target.rsplit('.').next()).unwrap_or("Unknown").to_owned()
+        json::operation(call)
     }
 
     fn answer(&self, operation: &str, call: &Call) -> Response {
@@ -147,7 +115,7 @@ impl Service for Tables {
             .map_err(|_| Failure::from("the body is not JSON"))
             .and_then(|request: Value| self.lock().perform(operation, &request));
         match done {
-            Ok(body) => respond(200, &body),
+            Ok(body) => json::respond(200, &body),
             Err(Failure::Validation(message)) => error(400, "ValidationException", &message),
             Err(Failure::NotFound(message)) => error(400, "ResourceNotFoundException", &message),
             Err(Failure::InUse(message)) => error(400, "ResourceInUseException", &message),
@@ -156,7 +124,7 @@ impl Service for Tables {
                 if let Some(old) = old {
                     body["Item"] = item::to_json(&old);
                 }
-                respond(400, &body)
+                json::respond(400, &body)
             }
         }
     }
@@ -175,16 +143,7 @@ fn error_body(code: &str, message: &str) -> Value {
 }
 
 fn error(status: u16, code: &str, message: &str) -> Response {
-    respond(status, &error_body(code, message))
-}
-
-fn respond(status: u16, body: &Value) -> Response {
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = axum::http::StatusCode::from_u16(status).unwrap_or_default();
-    let headers = response.headers_mut();
-    headers.insert("content-type", axum::http::HeaderValue::from_static("application/x-amz-json-1.0"));
-    headers.insert("x-amzn-requestid", axum::http::HeaderValue::from_static("FAKE-REQUEST-ID"));
-    response
+    json::respond(status, &error_body(code, message))
 }
 
 impl State {

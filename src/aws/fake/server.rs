@@ -1,13 +1,14 @@
 //! HTTP on a loopback port for a fake service: takes a call, lets the plan of faults at it, closes a connection where that
 //! says so.
 //!
-//! Owns: the socket, the life of the server, the two ways of losing a reply. Does not own: what a service answers (dynamo, s3).
+//! Owns: the socket, the life of the server, the two ways of losing a reply, what all fakes have in common. Does not own: what a
+//! service answers (dynamo, s3, …).
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::Router;
@@ -27,7 +28,7 @@ use crate::faults::{Fault, FaultPlan};
 const BODY_MAX: usize = 256 << 20;
 
 /// A request, whole.
-pub(crate) struct Call {
+pub struct Call {
     pub(crate) method: Method,
     pub(crate) path: String,
     pub(crate) query: String,
@@ -43,7 +44,7 @@ impl Call {
 }
 
 /// What a fake service is.
-pub(crate) trait Service: Send + Sync + 'static {
+pub trait Service: Send + Sync + 'static {
     /// Name of the operation, as AWS has it.
     fn operation(&self, call: &Call) -> String;
     /// Does it.
@@ -83,6 +84,49 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.task.abort();
+    }
+}
+
+/// What a fake holds, under one mutex: every call is atomic.
+#[derive(Default)]
+pub struct Locked<S>(Mutex<S>);
+
+impl<S> Locked<S> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, S> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A service on a loopback port. It ends when dropped.
+pub struct Fake<S> {
+    server: Server,
+    held: Arc<Locked<S>>,
+    faults: Arc<FaultPlan>,
+}
+
+impl<S: Default> Fake<S>
+where
+    Locked<S>: Service,
+{
+    /// Starts one that holds nothing.
+    pub async fn start() -> io::Result<Self> {
+        let (held, faults) = (Arc::new(Locked::default()), Arc::new(FaultPlan::default()));
+        let server = Server::start(held.clone(), faults.clone()).await?;
+        Ok(Self { server, held, faults })
+    }
+
+    /// Where it listens.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// What shall go wrong. Operations are named as the service names them: `write` of line protocol, `post` of a webhook.
+    pub fn faults(&self) -> &FaultPlan {
+        &self.faults
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, S> {
+        self.held.lock()
     }
 }
 

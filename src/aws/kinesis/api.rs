@@ -37,6 +37,8 @@ pub enum What {
     NotFound,
     /// An argument is not valid: a position that was forgotten, an iterator of another stream.
     InvalidArgument,
+    /// Somebody is at it: another subscription, a consumer that is there already.
+    InUse,
     /// Anything else; the fault says it all.
     Other,
 }
@@ -88,8 +90,10 @@ pub struct Batch {
     pub behind_ms: Option<i64>,
     /// At the shard's end: what came out of it.
     pub children: Vec<ShardInfo>,
-    /// The service's clock when it answered, microseconds; none where an answer has no `Date`.
+    /// The service's clock when it answered, at least, microseconds; none where an answer has no `Date`.
     pub date_us: Option<i64>,
+    /// … and at most, where that is another: an event has no date, and may have waited to be taken.
+    pub latest_us: Option<i64>,
 }
 
 // Payloads never reach a log.
@@ -97,6 +101,30 @@ impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} records, {:?} ms behind", self.records.len(), self.behind_ms)
     }
+}
+
+/// A registered consumer of a stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Consumer {
+    /// Its ARN.
+    pub arn: String,
+    /// It may subscribe.
+    pub active: bool,
+}
+
+/// A subscription that has begun.
+pub struct Subscribed {
+    /// What it brings.
+    pub events: Box<dyn Events>,
+    /// The service's clock when it began, microseconds.
+    pub date_us: Option<i64>,
+}
+
+/// The events of one subscription, as they are asked for: nothing is read ahead of that.
+#[async_trait]
+pub trait Events: Send {
+    /// The next; none = the subscription has ended, as each does after five minutes.
+    async fn next(&mut self) -> Answered<Option<Batch>>;
 }
 
 /// The Kinesis API as the source uses it.
@@ -110,4 +138,10 @@ pub trait Api: Send + Sync + 'static {
     async fn iterator(&self, shard: &ShardId, begin: Begin) -> Answered<String>;
     /// GetRecords; at most `limit` records, 1 to 10,000.
     async fn records(&self, iterator: &str, limit: usize) -> Answered<Batch>;
+    /// DescribeStreamConsumer.
+    async fn consumer(&self, stream_arn: &str, name: &str) -> Answered<Consumer>;
+    /// RegisterStreamConsumer.
+    async fn register(&self, stream_arn: &str, name: &str) -> Answered<Consumer>;
+    /// SubscribeToShard.
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, begin: Begin) -> Answered<Subscribed>;
 }

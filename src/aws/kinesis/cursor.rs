@@ -6,10 +6,11 @@
 //! before the retention period has passed, and in order. So a shard read completely up to a time that lies within the retention
 //! has lost nothing ([`Cursor::is_suspect`]); else the position's own record is asked for: if it is there, nothing after it
 //! is gone. If it is gone, it cannot be known whether others went with it, and it is a gap. A position without memory (a
-//! new process) is
-//! always asked for. A shard that was silent for longer than the retention therefore shows a gap after a restart, unless
-//! [`Cursor::recall`] is told until when it was read. A reader that began at the horizon is believed until it has got
-//! away from it: what goes while it catches up is what a start at the horizon leaves out.
+//! new process) is asked for, unless [`Cursor::recall`] is told until when it was read, and that is less than a day ago: no
+//! retention is shorter, so nothing that came later can be gone. Had it been longer, the retention that is set now would not
+//! prove it: nobody looked while it may have been lowered and raised again. So a shard that was silent for longer than the
+//! retention shows a gap after a stop of more than a day, and after no shorter one. A reader that began at the horizon is
+//! believed until it has got away from it: what goes while it catches up is what a start at the horizon leaves out.
 //!
 //! Owns: iterator, records that were fetched and not handed out, freshness. Does not own: calls and pace (source).
 
@@ -23,6 +24,11 @@ use super::api::{Batch, Begin};
 
 /// Clear of the horizon by so much, a reader that began there has got away from it.
 const AWAY_US: i64 = 300_000_000;
+
+/// The shortest retention there is.
+const DAY_US: i64 = 86_400_000_000;
+/// What is recalled was measured by another process from another machine of the service.
+const RECALL_MARGIN_US: i64 = 300_000_000;
 
 /// Why reading goes on at the horizon and not at its position.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +52,8 @@ pub struct Cursor {
     now_us: i64,
     // All records that arrived until then were fetched, by the service's clock.
     fresh_us: Option<i64>,
+    // … and since then nobody has looked at the retention.
+    recalled: bool,
     from_horizon: bool,
     gap: Option<Position>,
     // Until the horizon has answered.
@@ -67,6 +75,7 @@ impl Cursor {
     /// What somebody else remembers: the shard was read completely up to this position until this time of the service's clock.
     pub fn recall(&mut self, after: Position, fresh_us: i64) {
         self.aim(after);
+        self.recalled |= self.fresh_us.is_none();
         self.fresh_us = self.fresh_us.max(Some(fresh_us));
     }
 
@@ -103,10 +112,11 @@ impl Cursor {
         if self.gap.is_some() || self.from_horizon {
             return None;
         }
-        let now_us = self.now_us.max(batch.date_us.unwrap_or(i64::MIN));
+        let now_us = self.now_us.max(batch.latest_us.or(batch.date_us).unwrap_or(i64::MIN));
+        // The service's clock comes in whole seconds.
+        let kept_us = if self.recalled { retention_us.min(DAY_US) - RECALL_MARGIN_US } else { retention_us - 1_000_000 };
         match self.fresh_us {
-            // The service's clock comes in whole seconds.
-            Some(fresh_us) if now_us.saturating_sub(fresh_us) + 1_000_000 < retention_us => None,
+            Some(fresh_us) if now_us > 0 && now_us.saturating_sub(fresh_us) < kept_us => None,
             Some(_) | None => Some(own),
         }
     }
@@ -150,6 +160,7 @@ impl Cursor {
             self.fetched = self.fetched.max(Position::after(last.sequence));
         }
         self.behind_ms = batch.behind_ms;
+        self.recalled = false;
         self.fresh_us = self.fresh_us.max(batch.behind_ms.map(|behind| self.now_us - behind.saturating_mul(1000)));
         let away = |fresh: i64| self.now_us - fresh + AWAY_US < retention_us;
         self.from_horizon = self.from_horizon && !self.fresh_us.is_some_and(away);
@@ -216,7 +227,13 @@ impl Cursor {
             self.handed = Position::after(last.sequence);
             self.gap = None;
         }
-        let caught_up = self.waiting.is_empty() && (self.behind_ms == Some(0) || self.children.is_some());
-        Read { records, caught_up, now_us: self.now_us, ended: children, trimmed_before }
+        let all = self.waiting.is_empty();
+        let caught_up = all && (self.behind_ms == Some(0) || self.children.is_some());
+        let behind_us = match records.last() {
+            Some(last) if !all => Some(self.now_us.saturating_sub(last.arrival_us)),
+            Some(_) | None => self.behind_ms.map(|behind| behind.saturating_mul(1000)),
+        };
+        let fresh_us = self.fresh_us.filter(|_| all);
+        Read { records, caught_up, now_us: self.now_us, ended: children, trimmed_before, behind_us, fresh_us }
     }
 }

@@ -10,7 +10,7 @@ use sluicebox_actors::model::position::{Sequence, ShardId};
 use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::ports::{Clock, ShardInfo};
 
-use super::api::{Answered, Api, Batch, Begin, Page, Refusal, Summary, What};
+use super::api::{Answered, Api, Batch, Begin, Consumer, Events, Page, Refusal, Subscribed, Summary, What};
 use super::elapsed::{Elapsed, Pauses};
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -38,6 +38,8 @@ pub(super) enum Call {
     List(Option<String>),
     Iterator(Begin),
     Records(String),
+    Subscribe(Begin),
+    Event,
 }
 
 pub(super) type Script<A, T> = Box<dyn Fn(A) -> Answered<T> + Send + Sync>;
@@ -50,6 +52,43 @@ pub(super) struct Scripted {
     list: Script<Option<String>, Page>,
     iterator: Script<Begin, String>,
     records: Script<(String, usize), Batch>,
+    subscribe: Script<Begin, Vec<Told>>,
+    registered: Mutex<Vec<bool>>,
+}
+
+/// One step of a subscription: its next event, its end, an error, or silence for ever.
+#[derive(Clone, Debug)]
+pub(super) enum Told {
+    Event(Batch),
+    End,
+    Broken(What),
+    Wait(u64),
+    Silence,
+}
+
+struct Telling {
+    api: Arc<Scripted>,
+    steps: VecDeque<Told>,
+}
+
+#[async_trait]
+impl Events for Telling {
+    async fn next(&mut self) -> Answered<Option<Batch>> {
+        // An event arrives in two halves: whoever drops the future between them loses it.
+        let mut step = self.steps.pop_front();
+        while let Some(Told::Wait(micros)) = step {
+            self.api.time.pause(micros).await;
+            step = self.steps.pop_front();
+        }
+        self.api.time.pause(1_000).await;
+        self.api.note(Call::Event);
+        match step {
+            Some(Told::Event(batch)) => Ok(Some(batch)),
+            Some(Told::End) => Ok(None),
+            Some(Told::Broken(what)) => refuse(what),
+            Some(Told::Wait(_) | Told::Silence) | None => std::future::pending().await,
+        }
+    }
 }
 
 impl Scripted {
@@ -65,7 +104,39 @@ impl Scripted {
             list: Box::new(list),
             iterator: Box::new(iterator),
             records: Box::new(move |(iterator, limit)| records(iterator, limit)),
+            subscribe: Box::new(|_| refuse(What::Other)),
+            registered: Mutex::default(),
         })
+    }
+
+    /// One whose subscriptions are the test's, and which keeps these records for whoever asks by GetRecords.
+    pub(super) fn pushing(
+        kept: Vec<RawRecord>,
+        subscribe: impl Fn(Begin) -> Answered<Vec<Told>> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let (placed, list) = (kept.clone(), one_shard);
+        let iterator = move |begin| Ok(place(&placed, begin));
+        let api = Self::new(list, iterator, move |iterator, limit| serve(&kept, &iterator, limit));
+        let mut api = Arc::into_inner(api).expect("just made");
+        api.subscribe = Box::new(subscribe);
+        // It is being made when it is looked at for the first time.
+        api.registered = Mutex::new(vec![true, false]);
+        Arc::new(api)
+    }
+
+    /// The same, listing these shards.
+    pub(super) fn listing(self: Arc<Self>, shards: Vec<ShardInfo>) -> Arc<Self> {
+        let mut api = Arc::into_inner(self).expect("just made");
+        api.list = Box::new(move |_| page(shards.clone(), None));
+        Arc::new(api)
+    }
+
+    pub(super) fn subscriptions(&self) -> Vec<(u64, Begin)> {
+        let begin = |(at_us, call): &(u64, Call)| match call {
+            Call::Subscribe(begin) => Some((*at_us, *begin)),
+            Call::List(_) | Call::Records(_) | Call::Iterator(_) | Call::Event => None,
+        };
+        lock(&self.calls).iter().filter_map(begin).collect()
     }
 
     pub(super) fn note(&self, call: Call) {
@@ -79,14 +150,14 @@ impl Scripted {
     pub(super) fn begins(&self) -> Vec<Begin> {
         let begin = |call: &Call| match call {
             Call::Iterator(begin) => Some(*begin),
-            Call::List(_) | Call::Records(_) => None,
+            Call::List(_) | Call::Records(_) | Call::Subscribe(_) | Call::Event => None,
         };
         lock(&self.calls).iter().filter_map(|(_, call)| begin(call)).collect()
     }
 }
 
 #[async_trait]
-impl Api for Scripted {
+impl Api for Arc<Scripted> {
     async fn list_shards(&self, token: Option<String>) -> Answered<Page> {
         self.note(Call::List(token.clone()));
         (self.list)(token)
@@ -108,6 +179,23 @@ impl Api for Scripted {
             self.time.pause(takes_us).await;
         }
         (self.records)((iterator.to_owned(), limit))
+    }
+
+    async fn consumer(&self, _stream_arn: &str, name: &str) -> Answered<Consumer> {
+        match lock(&self.registered).pop() {
+            Some(active) => Ok(Consumer { arn: format!("arn/consumer/{name}"), active }),
+            None => refuse(What::NotFound),
+        }
+    }
+
+    async fn register(&self, _stream_arn: &str, name: &str) -> Answered<Consumer> {
+        Ok(Consumer { arn: format!("arn/consumer/{name}"), active: true })
+    }
+
+    async fn subscribe(&self, _consumer_arn: &str, _shard: &ShardId, begin: Begin) -> Answered<Subscribed> {
+        self.note(Call::Subscribe(begin));
+        let steps = (self.subscribe)(begin)?.into();
+        Ok(Subscribed { events: Box::new(Telling { api: self.clone(), steps }), date_us: Some(NOW_US) })
     }
 }
 

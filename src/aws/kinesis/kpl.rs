@@ -79,6 +79,25 @@ pub fn open(record: RawRecord, range: &RangeInclusive<u128>, bounds: Bounds) -> 
     }
 }
 
+/// Takes apart what is an aggregate among these records; `told` hears of each what it turned out to be.
+pub fn open_all(
+    records: Vec<RawRecord>,
+    range: &RangeInclusive<u128>,
+    bounds: Bounds,
+    mut told: impl FnMut(&Opened),
+) -> Vec<RawRecord> {
+    let mut parts = Vec::with_capacity(records.len());
+    for record in records {
+        let opened = open(record, range, bounds);
+        told(&opened);
+        match opened {
+            Opened::Plain(record) | Opened::Malformed(record) | Opened::TooLarge(record) => parts.push(record),
+            Opened::Parts(opened) => parts.extend(opened),
+        }
+    }
+    parts
+}
+
 /// The hash key of a partition key: its MD5 as a number.
 pub fn hash_key(partition_key: &[u8]) -> u128 {
     u128::from_be_bytes(Md5::digest(partition_key).into())

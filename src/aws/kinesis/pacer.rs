@@ -26,6 +26,11 @@ impl Pacer {
         Self { interval_us: 1_000_000 / u64::from(calls_a_second.max(1)), next_us: 0, strikes: 0 }
     }
 
+    /// At most one call in this time.
+    pub fn every(interval_us: u64) -> Self {
+        Self { interval_us, next_us: 0, strikes: 0 }
+    }
+
     /// How long to wait before the next call, microseconds.
     pub fn wait_us(&self, now_us: u64) -> u64 {
         self.next_us.saturating_sub(now_us)
@@ -49,6 +54,12 @@ impl Pacer {
         self.strikes = self.strikes.saturating_add(1);
         let pause_us = longest_us / 2 + random % (longest_us / 2 + 1);
         self.next_us = self.next_us.max(now_us.saturating_add(pause_us));
+    }
+
+    /// It was refused, which its interval makes up for; readers that were refused together drift apart.
+    pub fn refused(&mut self, now_us: u64, random: u64) {
+        let drift_us = random % (self.interval_us / 4).max(1);
+        self.next_us = self.next_us.max(now_us).saturating_add(drift_us);
     }
 }
 

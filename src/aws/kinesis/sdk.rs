@@ -8,23 +8,28 @@ use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::ConfigBag;
 use aws_sdk_kinesis::config::interceptors::BeforeDeserializationInterceptorContextRef;
-use aws_sdk_kinesis::config::{Intercept, RuntimeComponents};
+use aws_sdk_kinesis::config::{Config, ConfigBag, Intercept, RuntimeComponents, StalledStreamProtectionConfig};
 use aws_sdk_kinesis::error::BoxError;
-use aws_sdk_kinesis::types::{ChildShard, HashKeyRange, Record, Shard, ShardIteratorType};
+use aws_sdk_kinesis::primitives::event_stream::EventReceiver;
+use aws_sdk_kinesis::types::error::SubscribeToShardEventStreamError;
+use aws_sdk_kinesis::types::{
+    ChildShard, ConsumerStatus, HashKeyRange, Record, Shard, ShardIteratorType, StartingPosition, SubscribeToShardEvent,
+    SubscribeToShardEventStream,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::DateTime;
 use aws_smithy_types::date_time::Format;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+use aws_smithy_types::event_stream::RawMessage;
 use bytes::Bytes;
-use sluicebox_actors::model::fault::{Fault, Result};
+use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::ports::ShardInfo;
 
-use super::api::{Answered, Api, Batch, Begin, Page, Refusal, Summary, What};
+use super::api::{Answered, Api, Batch, Begin, Consumer, Events, Page, Refusal, Subscribed, Summary, What};
 use crate::error::{Call, Class, classify, code};
 
 /// The API of one stream.
@@ -48,6 +53,7 @@ impl SdkApi {
             (Some("ExpiredIteratorException"), _) => What::ExpiredIterator,
             (Some("ExpiredNextTokenException"), _) => What::ExpiredToken,
             (Some("InvalidArgumentException"), _) => What::InvalidArgument,
+            (Some("ResourceInUseException"), _) => What::InUse,
             (_, Class::Throttled) => What::Throttled,
             (_, Class::NotFound) => What::NotFound,
             (_, Class::Unavailable | Class::NoAnswer | Class::Denied | Class::Unconfigured) => What::Other,
@@ -128,8 +134,113 @@ impl Api for SdkApi {
         let children = answer.child_shards().iter().map(child_info).collect::<Result<_>>().map_err(other)?;
         let records = answer.records.into_iter().map(raw).collect::<Result<_>>().map_err(other)?;
         let date_us = dated.0.get().copied();
-        Ok(Batch { records, next: answer.next_shard_iterator, behind_ms: answer.millis_behind_latest, children, date_us })
+        let (next, behind_ms) = (answer.next_shard_iterator, answer.millis_behind_latest);
+        Ok(Batch { records, next, behind_ms, children, date_us, latest_us: None })
     }
+
+    async fn consumer(&self, stream_arn: &str, name: &str) -> Answered<Consumer> {
+        let answer = self.client.describe_stream_consumer().stream_arn(stream_arn).consumer_name(name).send().await;
+        let answer = answer.map_err(|error| self.refused("DescribeStreamConsumer", &error))?;
+        let consumer = answer.consumer_description.map(|consumer| (consumer.consumer_arn, consumer.consumer_status));
+        known("DescribeStreamConsumer", consumer)
+    }
+
+    async fn register(&self, stream_arn: &str, name: &str) -> Answered<Consumer> {
+        let answer = self.client.register_stream_consumer().stream_arn(stream_arn).consumer_name(name).send().await;
+        let answer = answer.map_err(|error| self.refused("RegisterStreamConsumer", &error))?;
+        let consumer = answer.consumer.map(|consumer| (consumer.consumer_arn, consumer.consumer_status));
+        known("RegisterStreamConsumer", consumer)
+    }
+
+    async fn subscribe(&self, consumer_arn: &str, shard: &ShardId, begin: Begin) -> Answered<Subscribed> {
+        let dated = Dated::default();
+        let position = StartingPosition::builder();
+        let position = match begin {
+            Begin::Horizon => position.r#type(ShardIteratorType::TrimHorizon),
+            Begin::At(at) => position.r#type(ShardIteratorType::AtSequenceNumber).sequence_number(at.to_string()),
+            Begin::After(last) => position.r#type(ShardIteratorType::AfterSequenceNumber).sequence_number(last.to_string()),
+            Begin::Time(at_ms) => position.r#type(ShardIteratorType::AtTimestamp).timestamp(DateTime::from_millis(at_ms)),
+        };
+        let position = position.build().map_err(|error| other(Fault::caused(Kind::Bug, "a starting position", &error)))?;
+        let call = self.client.subscribe_to_shard().consumer_arn(consumer_arn).shard_id(shard.as_str());
+        // A reader under back-pressure leaves events lying, and a silent shard sends nothing for seconds: neither is a stall.
+        let patient = Config::builder().stalled_stream_protection(StalledStreamProtectionConfig::disabled());
+        let call = call.starting_position(position).customize().config_override(patient).interceptor(dated.clone());
+        let answer = call.send().await.map_err(|error| self.refused("SubscribeToShard", &error))?;
+        let events = Box::new(SdkEvents { events: answer.event_stream, shard: shard.clone() });
+        Ok(Subscribed { events, date_us: dated.0.get().copied() })
+    }
+}
+
+fn known(operation: &str, consumer: Option<(String, ConsumerStatus)>) -> Answered<Consumer> {
+    match consumer {
+        Some((arn, status)) => Ok(Consumer { arn, active: status == ConsumerStatus::Active }),
+        None => Err(other(Fault::retry(format!("kinesis {operation}: an answer without a consumer")))),
+    }
+}
+
+struct SdkEvents {
+    events: EventReceiver<SubscribeToShardEventStream, SubscribeToShardEventStreamError>,
+    shard: ShardId,
+}
+
+#[async_trait]
+impl Events for SdkEvents {
+    async fn next(&mut self) -> Answered<Option<Batch>> {
+        loop {
+            match self.events.recv().await {
+                Ok(Some(SubscribeToShardEventStream::SubscribeToShardEvent(event))) => {
+                    return event_batch(event, &self.shard).map(Some).map_err(other);
+                }
+                // The SDK may learn of kinds of event that bring nothing that we know.
+                Ok(Some(_)) => {}
+                Ok(None) => return Ok(None),
+                Err(error) => return Err(broken(&self.shard, &error)),
+            }
+        }
+    }
+}
+
+fn event_batch(event: SubscribeToShardEvent, shard: &ShardId) -> Result<Batch> {
+    let children: Vec<_> = event.child_shards().iter().map(child_info).collect::<Result<_>>()?;
+    let next = Some(event.continuation_sequence_number).filter(|number| !number.is_empty());
+    if next.is_none() && children.is_empty() {
+        return Err(Fault::retry(format!("kinesis SubscribeToShard: an event of {shard} neither goes on nor ends the shard")));
+    }
+    let records = event.records.into_iter().map(raw).collect::<Result<_>>()?;
+    let behind_ms = Some(event.millis_behind_latest);
+    // The end is where children are, whatever number stands there.
+    let next = next.filter(|_| children.is_empty());
+    Ok(Batch { records, next, behind_ms, children, ..Batch::default() })
+}
+
+/// Something is wrong with the key that the stream is encrypted under.
+fn is_of_a_key(error: &SubscribeToShardEventStreamError) -> bool {
+    error.is_kms_access_denied_exception()
+        || error.is_kms_disabled_exception()
+        || error.is_kms_invalid_state_exception()
+        || error.is_kms_not_found_exception()
+        || error.is_kms_opt_in_required()
+}
+
+/// What an error in mid-stream means.
+fn broken(shard: &ShardId, error: &SdkError<SubscribeToShardEventStreamError, RawMessage>) -> Refusal {
+    // Of an exception that comes as an event the SDK knows the type and not the code.
+    let told = error.as_service_error();
+    let is = |kind: fn(&SubscribeToShardEventStreamError) -> bool| told.is_some_and(kind);
+    let code = told.and_then(ProvideErrorMetadata::code).unwrap_or_default();
+    let (what, kind) = if is(SubscribeToShardEventStreamError::is_resource_in_use_exception) {
+        (What::InUse, Kind::Retry)
+    } else if is(SubscribeToShardEventStreamError::is_resource_not_found_exception) {
+        (What::NotFound, Kind::Config)
+    } else if is(SubscribeToShardEventStreamError::is_kms_throttling_exception) {
+        (What::Throttled, Kind::Retry)
+    } else if code.starts_with("KMS") || is(is_of_a_key) {
+        (What::Other, Kind::Config)
+    } else {
+        (What::Other, Kind::Retry)
+    };
+    Refusal { what, fault: Fault::caused(kind, format!("the subscription to {shard} broke off"), error) }
 }
 
 fn other(fault: Fault) -> Refusal {

@@ -1,7 +1,7 @@
-//! A Kinesis stream as the port wants it, by polling.
+//! A Kinesis stream as the port wants it, by polling or by subscriptions.
 //!
 //! Owns: listings, the calls of a read and their retries, the end of a shard, the verdict on lost records. Does not own: what is
-//! remembered of a shard (cursor), pace (pacer), aggregates (kpl), the SDK (sdk).
+//! remembered of a shard (cursor), subscriptions (push), pace (pacer), aggregates (kpl), the SDK (sdk).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,6 +19,9 @@ use super::elapsed::{Elapsed, Pauses};
 use super::kpl::{self, Bounds, Opened};
 use super::pacer::Pacer;
 use crate::client::AwsRuntime;
+use push::Push;
+
+mod push;
 
 /// Pages of a listing: a thousand shards each, and no account has so many.
 const PAGES_MAX: usize = 1000;
@@ -32,17 +35,19 @@ const EMPTY_MAX: usize = 4;
 const SUMMARY_US: u64 = 600_000_000;
 
 /// How a stream is read.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Settings {
     /// GetRecords a second and shard, 1 to 5; all polling readers of the stream share 5.
     pub reads_a_second: u32,
     /// KPL aggregates are taken apart, within these bounds; none = left alone.
     pub aggregates: Option<Bounds>,
+    /// Enhanced fan-out by the consumer of this name, which is registered if there is none; none = polling.
+    pub fan_out: Option<Arc<str>>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { reads_a_second: 5, aggregates: Some(Bounds::default()) }
+        Self { reads_a_second: 5, aggregates: Some(Bounds::default()), fan_out: None }
     }
 }
 
@@ -66,7 +71,7 @@ pub struct Packed {
     pub arrival_us: i64,
 }
 
-/// A stream, read by polling. Clones share what is remembered of each shard.
+/// A stream. Clones share what is remembered of each shard.
 #[derive(Clone)]
 pub struct KinesisStream {
     name: Arc<str>,
@@ -82,6 +87,8 @@ struct Poller {
     listed: Mutex<HashMap<ShardId, ShardInfo>>,
     shards: Mutex<HashMap<ShardId, Arc<Slot>>>,
     retention: Mutex<Option<(u64, i64)>>,
+    /// ARN of the consumer, once it may subscribe.
+    consumer: tokio::sync::Mutex<Option<String>>,
     counts: Counts,
 }
 
@@ -94,6 +101,7 @@ struct Reading {
     cursor: Cursor,
     records: Pacer,
     iterators: Pacer,
+    push: Push,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -124,6 +132,7 @@ impl KinesisStream {
             listed: Mutex::default(),
             shards: Mutex::default(),
             retention: Mutex::default(),
+            consumer: tokio::sync::Mutex::default(),
             counts: Counts::default(),
         };
         Self { name: name.into(), runtime, poller: Arc::new(poller) }
@@ -138,12 +147,6 @@ impl KinesisStream {
     /// Aggregates so far.
     pub fn counts(&self) -> &Counts {
         &self.poller.counts
-    }
-
-    /// What a store remembers: up to this position the shard was read completely until this time of the service's clock. Spares
-    /// a shard that was silent for longer than the retention a false gap after a restart.
-    pub async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) {
-        self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
     }
 
     /// What one Kinesis record holds; none if it is not kept any more.
@@ -168,13 +171,19 @@ impl Stream for KinesisStream {
         let (poller, shard) = (self.poller.clone(), shard.clone());
         self.runtime.run(async move { poller.read(&shard, after, max_records, max_bytes).await }).await
     }
+
+    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) -> Result<()> {
+        self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
+        Ok(())
+    }
 }
 
 impl Poller {
     fn slot(&self, shard: &ShardId) -> Arc<Slot> {
         let new = || {
             let reads = Pacer::new(self.settings.reads_a_second.clamp(1, 5));
-            let reading = Reading { cursor: Cursor::default(), records: reads, iterators: Pacer::new(5) };
+            let (cursor, push) = (Cursor::default(), Push::default());
+            let reading = Reading { cursor, records: reads, iterators: Pacer::new(5), push };
             Arc::new(Slot { reading: tokio::sync::Mutex::new(reading), behind_ms: Mutex::default() })
         };
         lock(&self.shards).entry(shard.clone()).or_insert_with(new).clone()
@@ -221,28 +230,39 @@ impl Poller {
         let slot = self.slot(shard);
         let mut reading = slot.reading.lock().await;
         reading.cursor.aim(after);
+        let fan_out = self.settings.fan_out.clone();
+        if let Some(consumer) = &fan_out {
+            self.receive(shard, &mut reading, consumer).await?;
+        }
         for _ in 0..EMPTY_MAX {
-            if !reading.cursor.is_empty() || reading.cursor.end().is_some() {
+            if fan_out.is_some() || !reading.cursor.is_empty() || reading.cursor.end().is_some() {
                 break;
             }
             self.fetch(shard, &mut reading, max_records, max_bytes).await?;
-            *lock(&slot.behind_ms) = reading.cursor.behind_ms();
             if !reading.cursor.has_more() {
                 break;
             }
         }
+        *lock(&slot.behind_ms) = reading.cursor.behind_ms();
         let children = match reading.cursor.end() {
             Some(told) if reading.cursor.is_empty() => Some(self.children(shard, told).await?),
             Some(_) | None => None,
         };
-        Ok(reading.cursor.hand_out(max_records, max_bytes, children))
+        let mut read = reading.cursor.hand_out(max_records, max_bytes, children);
+        // Silence is evidence only where an event said so, and not long ago.
+        read.caught_up &= fan_out.is_none() || !read.records.is_empty() || reading.push.is_quiet(self.pauses.elapsed_us());
+        Ok(read)
     }
 
-    /// One answer into the cursor. It is taken in whole or not at all: a caller may stop waiting at any point.
     async fn fetch(&self, shard: &ShardId, reading: &mut Reading, max_records: usize, max_bytes: usize) -> Result<()> {
         let limit = reading.cursor.limit(max_records, max_bytes);
         let retention_us = self.retention().await?;
         let batch = self.answer(shard, reading, limit).await?;
+        self.take(shard, reading, batch, retention_us).await
+    }
+
+    /// One answer into the cursor. It is taken in whole or not at all: a caller may stop waiting at any point.
+    async fn take(&self, shard: &ShardId, reading: &mut Reading, batch: Batch, retention_us: i64) -> Result<()> {
         if let Some(own) = reading.cursor.is_suspect(&batch, retention_us)
             && !self.is_there(shard, reading, own, retention_us).await?
         {
@@ -281,7 +301,7 @@ impl Poller {
                     last = Fault::retry(fault.to_string());
                 }
                 Err(Refusal { what: What::Throttled, fault }) => last = fault,
-                Err(Refusal { what: What::ExpiredToken | What::Other, fault }) => return Err(fault),
+                Err(Refusal { what: What::ExpiredToken | What::InUse | What::Other, fault }) => return Err(fault),
             }
         }
         Err(last)
@@ -313,17 +333,24 @@ impl Poller {
                 reading.cursor.set_iterator(Some(iterator.clone()));
                 Ok(Some(iterator))
             }
-            Err(Refusal { what: What::NotFound, .. }) => Err(self.missing(shard).await),
+            Err(refusal) => self.refused(shard, &mut reading.cursor, begin, refusal).await.map(|()| None),
+        }
+    }
+
+    /// The place to begin was refused: a fault, or the cursor knows another.
+    async fn refused(&self, shard: &ShardId, cursor: &mut Cursor, begin: Begin, refusal: Refusal) -> Result<()> {
+        match refusal {
+            Refusal { what: What::NotFound, .. } => Err(self.missing(shard).await),
             // Forgotten, or of another stream of that name: either way it cannot be gone on from here.
-            Err(Refusal { what: What::InvalidArgument, .. }) if matches!(begin, Begin::After(_)) => {
-                reading.cursor.gap(None);
-                reading.cursor.restart_at_horizon(Restart::Refused);
-                Ok(None)
+            Refusal { what: What::InvalidArgument, .. } if matches!(begin, Begin::After(_)) => {
+                cursor.gap(None);
+                cursor.restart_at_horizon(Restart::Refused);
+                Ok(())
             }
-            Err(Refusal { what: What::InvalidArgument, fault }) if matches!(begin, Begin::Time(_)) => Err(Fault::retry(format!(
+            Refusal { what: What::InvalidArgument, fault } if matches!(begin, Begin::Time(_)) => Err(Fault::retry(format!(
                 "{shard} is to be read from a time that lies ahead of the service's clock; it is waited for: {fault}"
             ))),
-            Err(refusal) => Err(refusal.into()),
+            refusal => Err(refusal.into()),
         }
     }
 
@@ -380,26 +407,16 @@ impl Poller {
         }
         let info = self.info(shard).await?;
         let range = info.hash_start..=info.hash_end;
-        let (counts, mut parts) = (&self.counts, Vec::with_capacity(batch.records.len()));
-        let count = |counter: &AtomicU64| counter.fetch_add(1, Ordering::Relaxed);
-        for record in batch.records.iter().cloned() {
-            match kpl::open(record, &range, bounds) {
-                Opened::Plain(record) => parts.push(record),
-                Opened::Parts(opened) => {
-                    count(&counts.opened);
-                    parts.extend(opened);
-                }
-                Opened::Malformed(record) => {
-                    count(&counts.malformed);
-                    parts.push(record);
-                }
-                Opened::TooLarge(record) => {
-                    count(&counts.too_large);
-                    parts.push(record);
-                }
-            }
-        }
-        Ok(parts)
+        let counts = &self.counts;
+        let count = |counter: &AtomicU64| {
+            counter.fetch_add(1, Ordering::Relaxed);
+        };
+        Ok(kpl::open_all(batch.records.clone(), &range, bounds, |opened| match opened {
+            Opened::Plain(_) => {}
+            Opened::Parts(_) => count(&counts.opened),
+            Opened::Malformed(_) => count(&counts.malformed),
+            Opened::TooLarge(_) => count(&counts.too_large),
+        }))
     }
 
     /// What came out of a shard that has ended: complete, or a fault. What the end itself told counts where the listing lags.

@@ -244,6 +244,30 @@ impl S3Store {
         self.io.run(read).await
     }
 
+    /// Some bytes of an object, without a look at its hash; none = it is missing.
+    pub async fn read(&self, key: &str, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
+        let last = offset.saturating_add((max_bytes as u64).max(1)) - 1;
+        let range = format!("bytes={offset}-{last}");
+        let (get, name) = (self.client.get_object().bucket(&self.bucket).key(self.key(key)).range(range), key.to_owned());
+        let call = self.clone();
+        let read = async move {
+            let answer = match get.send().await {
+                Ok(answer) => answer,
+                Err(error) if classify(&error) == Class::NotFound && !is_bucket(&error) => return Ok(None),
+                Err(error) => return Err(call.fault("GetObject", Some(&name), &error)),
+            };
+            let is_part = answer.content_range().is_some();
+            let data = answer.body.collect().await.map_err(|error| {
+                Fault::caused(Kind::Retry, format!("s3 GetObject of {name}: the answer was cut short; it is read again"), &error)
+            })?;
+            let data = data.into_bytes();
+            // A store that knows no ranges answers with the whole.
+            let from = if is_part { 0 } else { usize::try_from(offset).unwrap_or(usize::MAX).min(data.len()) };
+            Ok(Some(data.slice(from..data.len().min(from.saturating_add(max_bytes)))))
+        };
+        self.io.run(read).await
+    }
+
     /// All keys that start so, in order, of all pages.
     pub async fn list(&self, prefix: &str) -> Result<Vec<String>> {
         Ok(self.listed(prefix).await?.into_iter().map(|object| object.key).collect())

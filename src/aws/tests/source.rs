@@ -16,7 +16,7 @@ use sluicebox_stream::api::{FaultKind, FaultPlan, FaultRule, Limits};
 
 use crate::endpoint::harness::{BEGIN_US, Contract, Ours, SECOND_US, entry};
 
-const HOUR_US: i64 = 3600 * SECOND_US;
+pub(crate) const HOUR_US: i64 = 3600 * SECOND_US;
 
 /// Pauses that are over as soon as they begin.
 #[derive(Default)]
@@ -33,19 +33,19 @@ impl Pauses for Skipped {
     }
 }
 
-fn source(contract: &Contract) -> KinesisStream {
+pub(crate) fn polling(contract: &Contract) -> KinesisStream {
     let api = Arc::new(SdkApi::new(contract.client.clone(), contract.stream.as_str()));
     let clock: Arc<dyn Clock> = ours(contract).clock.clone();
     let pauses = Arc::new(Skipped::default());
     KinesisStream::with_pauses(&contract.stream, api, AwsRuntime::current(), clock, Settings::default(), pauses)
 }
 
-fn ours(contract: &Contract) -> &Ours {
+pub(crate) fn ours(contract: &Contract) -> &Ours {
     contract.ours.as_ref().expect("these tests need a clock and faults of their own")
 }
 
 /// Always on our endpoint: time and faults are the test's.
-async fn stream(shards: i32) -> Contract {
+pub(crate) async fn stream(shards: i32) -> Contract {
     let ours = crate::endpoint::harness::ours(Limits::none());
     let contract = Contract { client: ours.client.clone(), stream: "s".to_owned(), ours: Some(ours) };
     contract.client.create_stream().stream_name("s").shard_count(shards).send().await.expect("creates");
@@ -53,20 +53,20 @@ async fn stream(shards: i32) -> Contract {
     contract
 }
 
-async fn put(contract: &Contract, from: usize, to: usize) {
+pub(crate) async fn put(contract: &Contract, from: usize, to: usize) {
     let entries = (from..to).map(|n| entry(&format!("k{n}"), n.to_string().as_bytes())).collect();
     let answer = contract.client.put_records().stream_name(&contract.stream).set_records(Some(entries)).send().await;
     assert_eq!(answer.expect("puts").failed_record_count(), Some(0));
 }
 
-fn faults(contract: &Contract, operation: &str, times: u64, fault: FaultKind) {
+pub(crate) fn faults(contract: &Contract, operation: &str, times: u64, fault: FaultKind) {
     let (operation, times) = (Some(operation.to_owned()), Some(times));
     let rule = FaultRule { operation, stream: None, shard: None, skip: 0, times, rate: None, fault };
     ours(contract).server.set_faults(FaultPlan { seed: 1, rules: vec![rule] }).expect("a plan");
 }
 
 /// Reads on from a position until the source says that it is caught up, or that the shard has ended.
-async fn drain(source: &KinesisStream, shard: &ShardId, mut after: Position) -> (Vec<String>, Position, Read) {
+pub(crate) async fn drain(source: &KinesisStream, shard: &ShardId, mut after: Position) -> (Vec<String>, Position, Read) {
     let mut texts = Vec::new();
     for _ in 0..1000 {
         let read = source.read(shard, after, 7, 1 << 20).await.expect("reads");
@@ -83,14 +83,14 @@ async fn drain(source: &KinesisStream, shard: &ShardId, mut after: Position) -> 
     panic!("{shard} does not come to its end");
 }
 
-fn numbers(from: usize, to: usize) -> Vec<String> {
+pub(crate) fn numbers(from: usize, to: usize) -> Vec<String> {
     (from..to).map(|n| n.to_string()).collect()
 }
 
 #[tokio::test]
 async fn every_record_comes_once_and_in_order_and_the_clock_is_the_services() {
     let contract = stream(1).await;
-    let source = source(&contract);
+    let source = polling(&contract);
     let shard = source.shards().await.expect("lists").remove(0).shard;
     assert_eq!(source.behind(&shard), None);
     put(&contract, 0, 40).await;
@@ -114,7 +114,7 @@ async fn a_split_and_a_merge_end_their_parents_and_name_their_children() {
     merge.adjacent_shard_to_merge("shardId-000000000002").send().await.expect("merges");
     put(&contract, 40, 60).await;
 
-    let source = source(&contract);
+    let source = polling(&contract);
     let listed = source.shards().await.expect("lists");
     assert_eq!(listed.iter().map(|info| info.closed).collect::<Vec<_>>(), [true, true, true, false]);
     let (mut texts, _, end) = drain(&source, &listed[0].shard, Position::START).await;
@@ -139,7 +139,7 @@ async fn a_split_and_a_merge_end_their_parents_and_name_their_children() {
 #[tokio::test]
 async fn expired_iterators_and_repeated_answers_neither_lose_nor_double() {
     let contract = stream(1).await;
-    let source = source(&contract);
+    let source = polling(&contract);
     let shard = source.shards().await.expect("lists").remove(0).shard;
     let start = Position::arrival(BEGIN_US);
     let (none, after, _) = drain(&source, &shard, start).await;
@@ -163,7 +163,7 @@ async fn expired_iterators_and_repeated_answers_neither_lose_nor_double() {
 #[tokio::test]
 async fn a_throttled_shard_is_a_fault_to_wait_for_and_not_an_empty_answer() {
     let contract = stream(1).await;
-    let source = source(&contract);
+    let source = polling(&contract);
     let shard = source.shards().await.expect("lists").remove(0).shard;
     put(&contract, 0, 5).await;
     faults(&contract, "GetRecords", 4, FaultKind::Throttle);
@@ -178,7 +178,7 @@ async fn a_throttled_shard_is_a_fault_to_wait_for_and_not_an_empty_answer() {
 #[tokio::test]
 async fn a_shard_that_is_denied_or_hidden_is_not_an_end() {
     let contract = stream(2).await;
-    let source = source(&contract);
+    let source = polling(&contract);
     let shard = source.shards().await.expect("lists").remove(0).shard;
     faults(&contract, "GetShardIterator", 1, FaultKind::NotFound);
     let fault = source.read(&shard, Position::START, 10, 1 << 20).await.expect_err("denied");
@@ -204,34 +204,46 @@ async fn a_shard_that_is_denied_or_hidden_is_not_an_end() {
 #[tokio::test]
 async fn records_that_retention_took_are_told() {
     let contract = stream(1).await;
-    let first = source(&contract);
+    let first = polling(&contract);
     let shard = first.shards().await.expect("lists").remove(0).shard;
     put(&contract, 0, 10).await;
     let (_, after, _) = drain(&first, &shard, Position::START).await;
-    assert!(source(&contract).read(&shard, after, 10, 1 << 20).await.expect("reads").trimmed_before.is_none());
+    assert!(polling(&contract).read(&shard, after, 10, 1 << 20).await.expect("reads").trimmed_before.is_none());
     put(&contract, 10, 20).await;
     ours(&contract).clock.advance(25 * HOUR_US);
     put(&contract, 20, 30).await;
     ours(&contract).server.sweep().await.expect("sweeps");
-    for reader in [source(&contract), first] {
+    for reader in [polling(&contract), first] {
         let read = reader.read(&shard, after, 10, 1 << 20).await.expect("reads");
         assert!(read.trimmed_before.is_some_and(|left| left > after), "{read:?}");
     }
 }
 
-// A shard that was silent for longer than the retention has lost nothing if somebody remembers having read it until just now.
+// A shard that was silent for longer than the retention has lost nothing if it was read until less than a day ago, which no
+// retention is shorter than. What the retention is now does not prove more: it may have been lowered meanwhile.
 #[tokio::test]
-async fn silence_is_no_gap_for_who_remembers() {
+async fn silence_is_no_gap_for_who_was_away_for_less_than_a_day() {
     let contract = stream(1).await;
-    let first = source(&contract);
+    let first = polling(&contract);
     let shard = first.shards().await.expect("lists").remove(0).shard;
+    let increase = contract.client.increase_stream_retention_period().stream_name("s").retention_period_hours(72);
+    increase.send().await.expect("raises");
     put(&contract, 0, 10).await;
-    let (_, after, _) = drain(&first, &shard, Position::START).await;
-    ours(&contract).clock.advance(25 * HOUR_US);
+    let (_, after, read) = drain(&first, &shard, Position::START).await;
+    assert_eq!((read.behind_us, read.fresh_us), (Some(0), Some(BEGIN_US)));
+    ours(&contract).clock.advance(73 * HOUR_US);
     ours(&contract).server.sweep().await.expect("sweeps");
     put(&contract, 10, 20).await;
-    let second = source(&contract);
-    second.recall(&shard, after, BEGIN_US + 24 * HOUR_US).await;
-    let read = second.read(&shard, after, 10, 1 << 20).await.expect("reads");
-    assert_eq!((read.trimmed_before, read.records.len()), (None, 10));
+    for (away_hours, lost) in [(23, false), (25, true), (71, true), (74, true)] {
+        let second = polling(&contract);
+        second.recall(&shard, after, BEGIN_US + (73 - away_hours) * HOUR_US).await.expect("recalls");
+        let read = second.read(&shard, after, 10, 1 << 20).await.expect("reads");
+        assert_eq!((read.trimmed_before.is_some(), read.records.len()), (lost, 10), "away for {away_hours} hours");
+    }
+    // Who has been away for long, and finds the position's own record, has lost nothing either.
+    let (again, last, _) = drain(&polling(&contract), &shard, after).await;
+    assert_eq!(again, numbers(10, 20));
+    let second = polling(&contract);
+    second.recall(&shard, last, BEGIN_US).await.expect("recalls");
+    assert_eq!(second.read(&shard, last, 10, 1 << 20).await.expect("reads").trimmed_before, None);
 }

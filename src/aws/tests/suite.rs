@@ -15,4 +15,5 @@ mod endpoint {
     mod time;
 }
 
+mod fan_out;
 mod source;

@@ -20,6 +20,7 @@ use sluicebox_actors::ports::{Finished, GoldTable, Merger};
 use super::check::{Check, Tier};
 use super::error::{Blame, SqlError, fault};
 use super::groups::Groups;
+use super::keys;
 use super::lower::{Program, Source, Step, WINDOW_END, WINDOW_START, lower};
 use super::merge::SqlMerger;
 use super::plan::{Catalog, column_or_null, parse};
@@ -137,6 +138,11 @@ impl GoldPlan {
             Step::Keep(_) | Step::Limit(_, _) => true,
             Step::Project(_, _) | Step::Sort(_) => false,
         })
+    }
+
+    /// Output columns that tell the rows of one window apart; none where the statement does not show all its group keys.
+    pub fn key_columns(&self) -> Option<Arc<[String]>> {
+        keys::keys(&self.program)
     }
 
     /// WHERE over Silver rows; `None` = all rows pass. The answer has no NULLs: a row that WHERE fails on is left out.

@@ -99,6 +99,8 @@ pub struct EpochWalk<'a> {
     seen: u64,
     /// Counted by epochs, and by the newest running totals.
     gaps: (u64, u64),
+    /// Epochs whose records were handed over.
+    handed: u64,
     /// Outputs that need not be visible yet.
     pub pending: Vec<PendingOutput>,
 }
@@ -123,6 +125,7 @@ impl<'a> EpochWalk<'a> {
             newer: None,
             seen: 0,
             gaps: (0, 0),
+            handed: 0,
             pending: Vec::new(),
         }
     }
@@ -140,6 +143,7 @@ impl<'a> EpochWalk<'a> {
         let wrong = |what: &str| Finding::error(what, RESTORE).at(&self.row.shard, header.epoch);
         self.seen += u64::from(named);
         self.gaps.0 += header.counts.gaps;
+        self.handed += u64::from(header.unproven_start);
         match &self.newer {
             None => {
                 self.pending = header.pending.clone();
@@ -297,6 +301,12 @@ impl<'a> EpochWalk<'a> {
         report.add(8, &self.scope, says, self.seen, self.row.epoch, "epoch objects and ledger lines");
         let says = "gaps that epochs met = gaps in the running totals";
         report.add(8, &self.scope, says, self.gaps.0, self.gaps.1, COUNTERS);
+        if self.handed > 0 {
+            report.unproven_starts += self.handed;
+            let what = "epochs begin with records that were handed over: that nothing lay before those is not proved";
+            let what = format!("{} {what}", self.handed);
+            report.find(Finding::info(what).of_shard(&self.row.shard));
+        }
         if self.seen != self.row.epoch {
             self.facts.broken = true;
         }

@@ -153,6 +153,8 @@ pub struct Report {
     pub epochs: u64,
     /// Epochs whose records were not compared, because files of theirs are pending, expired or damaged.
     pub epochs_not_compared: u64,
+    /// Epochs that begin with records that were handed over (AWS Lambda): that nothing lay before those is not proved.
+    pub unproven_starts: u64,
     /// Files hashed and counted.
     pub files: u64,
     /// Bytes of them.

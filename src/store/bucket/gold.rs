@@ -1,8 +1,9 @@
 //! Gold in a bucket: one object per window, replaced by a newer revision, and beside it the window's row in `gold_windows`.
 //!
-//! Owns: their replacement, the refusal of an older revision. Does not own: the bytes (gold_files, gold_windows), when a window is
-//! emitted (machines/gold).
+//! Owns: their replacement, the refusal of an older revision. Does not own: the bytes (gold_files, gold_windows), when a window
+//! is emitted (machines/gold).
 
+use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
 use sluicebox_actors::model::epoch::Hash;
@@ -53,5 +54,9 @@ impl GoldFiles for BucketGold {
         crash::pass("gold.after_object");
         // A rebase changes a row without a new revision; its version tells the two apart.
         self.replace(&paths::gold_window(table, start)?, gold_windows::encode(row)?, row.version).await
+    }
+
+    async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch> {
+        gold_files::decode(self.format, table, content).await
     }
 }

@@ -180,4 +180,8 @@ impl Outputs for BucketOutputs {
         let local = self.local.discard_staged(permit, shard, keep).await?;
         Ok(local + self.abort_abandoned(permit.stands_for(), shard, keep).await?)
     }
+
+    async fn read_visible(&self, output: &PendingOutput, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
+        self.store.read(&output.path, offset, max_bytes).await
+    }
 }

@@ -20,7 +20,7 @@ use crate::kinesis::fixtures::{
 use crate::kinesis::kpl::tests::aggregate;
 
 fn stream(api: &Arc<Scripted>) -> KinesisStream {
-    KinesisStream::new("s", api.clone(), AwsRuntime::current(), Arc::new(Chance(7)), Settings::default())
+    KinesisStream::new("s", Arc::new(api.clone()), AwsRuntime::current(), Arc::new(Chance(7)), Settings::default())
 }
 
 fn after(number: u64) -> Position {

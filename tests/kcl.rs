@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use sluicebox_actors::model::row::ShardState;
 
-use super::shared::{Cloud, stamped};
+use super::kinesis::stamped;
+use super::shared::Cloud;
 use super::support::process::Ran;
 use super::support::site::{LAST_US, Site, events};
 

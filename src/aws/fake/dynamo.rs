@@ -40,7 +40,7 @@ impl FakeDynamo {
             let item = item::item(item)?;
             given.items.insert(given.key(&item)?, item);
         }
-        self.tables.lock().tables.insert(table.to_owned(), given);
+        self.lock().tables.insert(table.to_owned(), given);
         Ok(())
     }
 

@@ -84,8 +84,8 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
     Ok(Taken { row, history, newest, published })
 }
 
-/// What was committed of how far a shard is read; none where nobody has begun to. Of a shard of which nothing was, its parents tell:
-/// it had nothing until they were last seen before their end.
+/// What was committed of how far a shard is read; none where nobody has begun to. Of a shard of which nothing was, its parents
+/// tell: it had nothing until they were last seen before their end.
 pub async fn recall(rows: &dyn Rows, blobs: &dyn Blobs, row: &ShardRow, fresh_us: Option<i64>) -> Result<Option<Recall>> {
     if row.position.sequence().is_some() || row.parents.is_empty() {
         return Ok(fresh_us.map(|fresh_us| Recall { fresh_us, before: Vec::new() }));

@@ -26,7 +26,8 @@ use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Notices, Numbering, Outlet};
 use crate::toolkit::spawn::{Generation, Place, spawn_watched, spawn_watched_with};
 
-/// Builds the actors of one generation, downstream first: each needs the address of the next. The stream is told what is recalled.
+/// Builds the actors of one generation, downstream first: each needs the address of the next. The stream is told what is
+/// recalled.
 pub(super) fn wire(
     supervisor: &Supervisor,
     taken: Taken,

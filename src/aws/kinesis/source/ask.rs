@@ -119,8 +119,8 @@ impl Poller {
         answer
     }
 
-    /// The service says that a shard does not exist: is it so? While it is listed it is asked again for as long as that lasts, for
-    /// it is not known to have ended, and whoever gave it up would have to be told when it is back. Else it has ended, with
+    /// The service says that a shard does not exist: is it so? While it is listed it is asked again for as long as that lasts,
+    /// for it is not known to have ended, and whoever gave it up would have to be told when it is back. Else it has ended, with
     /// whatever was not read of it: what came out of it.
     pub(super) async fn denied(&self, shard: &ShardId, reading: &mut Reading) -> Result<Vec<ShardInfo>> {
         let listed = self.list().await?;
@@ -134,7 +134,8 @@ impl Poller {
                 alert = "shard_denied",
                 %shard,
                 denials,
-                "kinesis says that the shard does not exist, and lists it: it waits and is asked again, the others go on. If that                  does not end, see that stream.name, aws.region and aws.endpoint lead to one stream, and ask AWS"
+                "kinesis says that the shard does not exist, and lists it: it is asked again, the others go on. If that does not \
+                 end, see that stream.name, aws.region and aws.endpoint lead to one stream, and ask AWS"
             );
         }
         Err(Fault::retry(format!("kinesis says that {shard} does not exist, and lists it: it is asked again")))

@@ -42,7 +42,7 @@ pub struct WindowFeed {
     pub table: String,
     /// Start of the window.
     pub start_us: i64,
-    /// Revision that the sink has whole; 0 = none.
+    /// Revision that the sink has whole, but for what was refused; 0 = none.
     pub revision: u64,
     /// Keys of every row that the sink may show, of `revision` and of whatever was tried since: a tombstone is due for each of
     /// them that a later revision lacks.

@@ -6,6 +6,7 @@ mod cli;
 mod deploy;
 mod disk;
 mod embedded_stream;
+mod emulated;
 mod engine {
     mod common;
     mod commute;

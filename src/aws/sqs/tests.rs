@@ -193,7 +193,7 @@ async fn contract(url: &str, queue_url: String) {
 }
 
 #[tokio::test]
-async fn the_contract_holds() {
+async fn the_contract_holds_on_the_fake_and_on_an_emulator_if_one_is_named() {
     let (fake, _sink) = fake("dead").await;
     contract(&fake.url(), fake.queue_url("dead")).await;
     contract(&fake.url(), fake.queue_url("dead.fifo")).await;

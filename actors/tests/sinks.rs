@@ -106,6 +106,29 @@ fn rows_that_a_sink_refuses_are_noted_and_everything_else_goes_on() {
 }
 
 #[test]
+fn letters_that_a_sink_refuses_are_counted_and_do_not_come_again() {
+    let sim = world(27);
+    sim.store().kept.refuses = Some("shard-1/");
+    sim.drain();
+    let of = |sim: &Sim| -> (u64, u64) {
+        let store = sim.store();
+        let fed = store.kept.feeds.values().filter_map(|row| match &row.fed {
+            Feed::Letters(fed) => Some((fed.sent, fed.refused)),
+            Feed::Window(_) | Feed::Sink { .. } => None,
+        });
+        fed.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    };
+    let wrong = sim.wrong(&[]);
+    let (sent, refused) = of(&sim);
+    assert!(refused > 0 && sent > refused, "{sent} sent, {refused} refused");
+    assert_eq!(wrong.len() as u64, refused, "nothing else is missing: {wrong:?}");
+    assert!(wrong.iter().all(|rule| rule.contains("shard-1/") && rule.contains("never came")), "{wrong:?}");
+    sim.store().kept.refuses = None;
+    sim.drain();
+    assert_eq!(of(&sim), (sent, refused), "what was refused is done with");
+}
+
+#[test]
 fn a_window_that_is_too_large_for_a_sink_is_passed_over_until_a_revision_fits() {
     let sim = world(25);
     let sizes = |sim: &Sim| -> Vec<u64> {

@@ -45,7 +45,7 @@ pub struct Kept {
     pub rows: BTreeMap<(String, i64, String), (u64, Option<String>)>,
     /// Letters by their line, with how often each came.
     pub letters: BTreeMap<String, u64>,
-    /// Rows with this key are refused for ever.
+    /// Rows with this key, and letters that say so, are refused for ever.
     pub refuses: Option<&'static str>,
     /// Bytes of the largest window that the sink of Gold is given.
     pub max_window: Option<u64>,
@@ -119,12 +119,19 @@ impl LetterSink for Mailbox {
         "letters"
     }
 
-    async fn send(&self, letters: &[PostedLetter]) -> Result<()> {
+    async fn send(&self, letters: &[PostedLetter]) -> Result<Fed> {
         let posted: Vec<_> = letters.iter().map(|at| (letter_line(&at.letter), at.file.clone(), at.line as usize)).collect();
         self.0
             .op(Op::SinkSend, posted.len(), move |store| {
+                let refuses = store.kept.refuses;
+                let is_refused = |(line, _, _): &(String, _, _)| refuses.is_some_and(|refuses| line.contains(refuses));
+                let (refused, posted): (Vec<_>, Vec<_>) = posted.iter().cloned().partition(is_refused);
                 store.sink_receives(&posted);
-                Ok(())
+                let mut fed = Fed { stored: posted.len() as u64, ..Fed::default() };
+                if !refused.is_empty() {
+                    fed.refused.push(("unloved".to_owned(), refused.len() as u64));
+                }
+                Ok(fed)
             })
             .await
     }

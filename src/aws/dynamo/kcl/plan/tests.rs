@@ -93,6 +93,24 @@ fn a_merged_shard_waits_for_the_slower_parent_for_whom_the_faster_stands() {
     assert_eq!(taken[0].row.children, [name(2)]);
 }
 
+// The merge's lease is there because of the one parent; nothing follows from it for the other's descendants.
+#[test]
+fn the_way_from_the_slower_parent_to_a_merge_is_not_taken_for_finished() {
+    let quarter = u128::MAX / 4;
+    let first = [info(0, &[], LOWER, true), info(1, &[], UPPER, true)];
+    let halves = [info(2, &[0], (0, quarter), true), info(3, &[0], (quarter + 1, LOWER.1), true)];
+    let merges = [info(4, &[2, 3], LOWER, true), info(5, &[4, 1], ALL, false)];
+    let listed: Vec<ShardInfo> = first.into_iter().chain(halves).chain(merges).collect();
+    let leases = [
+        lease_of(&listed[0], after(5), &[]),
+        lease_of(&listed[1], Checkpoint::End, &[5]),
+        lease_of(&listed[5], Checkpoint::Horizon, &[]),
+    ];
+    let states: Vec<_> = planned(&leases, &listed).expect("plans").iter().map(|taken| taken.row.state).collect();
+    let blocked = ShardState::Blocked;
+    assert_eq!(states, [ShardState::Open, ShardState::Drained, blocked, blocked, blocked, blocked]);
+}
+
 #[test]
 fn what_the_table_does_not_tell_is_refused_with_the_way_out_and_done_when_it_is_said() {
     let listed = [info(0, &[], LOWER, false), info(1, &[], UPPER, false)];

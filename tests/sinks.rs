@@ -256,14 +256,61 @@ fn dashboards_and_queues_have_what_readers_see_after_an_outage_and_lost_answers(
     assert!(gold.len() > 50, "{gold:?}");
     assert_eq!(influx_by_type(&services.influx), gold);
     assert_eq!(timestream_by_type(&services.series), gold);
-    let bodies = services.queues.messages("mail");
-    let ids = bodies.iter().map(|message| serde_json::from_str::<Value>(&message.body).unwrap()["sluicebox"]["letterId"].clone());
-    let ids: BTreeSet<String> = ids.map(|id| id.as_str().unwrap().to_owned()).collect();
-    let letters = answers(&site, "SELECT count(*) AS n FROM dlq");
-    assert!(!ids.is_empty());
-    assert_eq!(Value::from(ids.len()), letters[0]["n"]);
+    assert!(letters(&site) > 0);
+    assert_eq!(mailed(&services).len(), letters(&site));
     let left = [services.influx.faults().left(), services.series.faults().left(), services.queues.faults().left()];
     assert_eq!(left, [0, 0, 0], "every fault was met");
+}
+
+fn mailed(services: &Services) -> BTreeSet<String> {
+    let bodies =
+        services.queues.messages("mail").into_iter().map(|message| serde_json::from_str::<Value>(&message.body).unwrap());
+    bodies.map(|body| body["sluicebox"]["letterId"].as_str().unwrap().to_owned()).collect()
+}
+
+fn letters(site: &Site) -> usize {
+    answers(site, "SELECT count(*) AS n FROM dlq")[0]["n"].as_u64().unwrap() as usize
+}
+
+/// Row 43 with the real sink: the backlog is bounded, reading waits for the queue, and nothing is lost.
+#[test]
+fn a_queue_that_is_away_makes_shards_wait_at_the_limit_and_gets_every_letter_when_it_is_back() {
+    const LIMIT: usize = 10;
+    let services = Services::start();
+    let local = Site::with_events(2_500);
+    let site = services.lead(Site::with_stream_of(&local)).set(&format!("sink.mail.max_backlog={LIMIT}"));
+    let site = site.set("sink.mail.on_backlog=pause");
+    services.queues.faults().down(true);
+    let mut run = site.start("run.log", &["run"]);
+    run.until("the alert that the queue is behind", || services.told("sink_behind").contains("mail").then_some(()));
+    // Every few tries of the queue is a while.
+    let mut a_while = |run: &mut super::support::process::Running| {
+        let tries = services.queues.faults().calls("SendMessageBatch") + 4;
+        run.until("more tries", || (services.queues.faults().calls("SendMessageBatch") >= tries).then_some(()));
+        site.progress()
+    };
+    let mut before = a_while(&mut run);
+    let (read, all) = loop {
+        let now = a_while(&mut run);
+        if now == before {
+            break now;
+        }
+        before = now;
+    };
+    assert!(read < all, "{read} of {all} records were read while {LIMIT} letters may wait");
+    let waiting = letters(&site);
+    assert!(waiting >= LIMIT && waiting < LIMIT * 4, "{waiting} letters wait");
+    services.queues.faults().down(false);
+    run.until("the rest of the stream", || {
+        let (read, all) = site.progress();
+        (read == all).then_some(())
+    });
+    run.terminate();
+    run.end("a run that was told to stop").expect(0, "a run whose queue is back");
+    site.drain();
+    assert!(letters(&site) > waiting);
+    assert_eq!(mailed(&services).len(), letters(&site));
+    site.evidence().must_equal(&local.finish(), "with a queue that was away");
 }
 
 #[test]

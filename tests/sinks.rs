@@ -176,13 +176,14 @@ impl Services {
         Self { influx, series, queues, webhook, _runtime: runtime }
     }
 
-    fn lead(&self, site: Site) -> Site {
+    /// A site whose sinks and alerts lead here; with more keys of the sink of letters.
+    fn lead(&self, site: Site, mail: &str) -> Site {
         let rows = format!(
             r#"{{name="rows",kind="influx",url="{}",org="o",bucket="b",token_env="INFLUX",max_lag="1s"}}"#,
             self.influx.url()
         );
         let series = r#"{name="series",kind="timestream",database="d",table="t"}"#;
-        let mail = format!(r#"{{name="mail",kind="sqs",queue_url="{}"}}"#, self.queues.queue_url("mail"));
+        let mail = format!(r#"{{name="mail",kind="sqs",queue_url="{}"{mail}}}"#, self.queues.queue_url("mail"));
         site.set(&format!("sink=[{rows},{series},{mail}]"))
             .set(&format!("alerts.webhook={}/hook", self.webhook.url()))
             .env("INFLUX", "s3cret")
@@ -234,7 +235,7 @@ fn timestream_by_type(series: &FakeTimestream) -> ByType {
 #[test]
 fn dashboards_and_queues_have_what_readers_see_after_an_outage_and_lost_answers() {
     let (services, local) = (Services::start(), Site::with_events(2_500));
-    let site = services.lead(Site::with_stream_of(&local));
+    let site = services.lead(Site::with_stream_of(&local), "");
     services.influx.faults().down(true);
     for fault in [Fault::DropResponse, Fault::Throttle, Fault::DropRequest, Fault::Status(503, "away")] {
         services.influx.faults().next("write", 1, fault.clone());
@@ -278,8 +279,8 @@ fn a_queue_that_is_away_makes_shards_wait_at_the_limit_and_gets_every_letter_whe
     const LIMIT: usize = 10;
     let services = Services::start();
     let local = Site::with_events(2_500);
-    let site = services.lead(Site::with_stream_of(&local)).set(&format!("sink.mail.max_backlog={LIMIT}"));
-    let site = site.set("sink.mail.on_backlog=pause");
+    let keys = format!(r#",max_backlog={LIMIT},on_backlog="pause""#);
+    let site = services.lead(Site::with_stream_of(&local), &keys);
     services.queues.faults().down(true);
     let mut run = site.start("run.log", &["run"]);
     run.until("the alert that the queue is behind", || services.told("sink_behind").contains("mail").then_some(()));
@@ -316,7 +317,7 @@ fn a_queue_that_is_away_makes_shards_wait_at_the_limit_and_gets_every_letter_whe
 #[test]
 fn rows_that_a_sink_refuses_raise_an_alert_are_shown_and_hold_nothing_up() {
     let services = Services::start();
-    let site = services.lead(Site::with_events(2_500));
+    let site = services.lead(Site::with_events(2_500), "");
     services.influx.refuse_lines_with("eventType=purchase", true);
     site.drain();
     let (gold, mine) = (gold_by_type(&site), influx_by_type(&services.influx));

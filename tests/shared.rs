@@ -13,6 +13,7 @@ use sluicebox_stream::api::{self, Options, Server};
 use tokio::runtime::Runtime;
 
 use super::kinesis::{Then, stamped};
+use super::support::process::Ran;
 use super::support::site::{Evidence, Site, files};
 
 /// A Kinesis, an S3 and a DynamoDB on loopback ports of this process.
@@ -158,6 +159,27 @@ fn workers_that_run_at_the_same_time_share_the_shards_and_one_that_is_killed_is_
     }
     cloud.worker().drain();
     cloud.evidence().must_equal(&expected, "shared by three workers");
+}
+
+/// Found by the fleet attack: one call of the beginning was made without patience.
+#[test]
+fn a_worker_that_begins_waits_out_whichever_of_its_first_calls_fails() {
+    let local = Site::with_events(10);
+    for number in 0..8 {
+        let cloud = Cloud::with_stream_of(&local);
+        for (faults, operations) in [
+            (cloud.dynamo.faults(), &["GetItem", "PutItem", "UpdateItem", "Query", "DescribeTable"][..]),
+            (cloud.s3.faults(), &["GetObject", "HeadObject", "PutObject", "DeleteObject", "ListObjectsV2"][..]),
+        ] {
+            for operation in operations {
+                faults.spare(operation, number);
+                faults.next(operation, 1, Fault::Status(500, "InternalError"));
+            }
+        }
+        let Ran { err, .. } =
+            cloud.worker().ran(&["run", "--drain"]).expect(0, &format!("call {number} of each operation failed"));
+        assert!(number > 0 || err.contains("beginning"), "{err}");
+    }
 }
 
 #[test]

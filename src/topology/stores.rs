@@ -96,7 +96,7 @@ impl Stores {
     fn import(&self) -> Result<Option<String>> {
         match &self.shared {
             None => imports::begun(&self.home),
-            Some(shared) => run::block_on(shared.bucket.import())?,
+            Some(shared) => run::block_on(patiently(|| shared.bucket.import()))?,
         }
     }
 
@@ -104,7 +104,7 @@ impl Stores {
     pub fn begin_import(&self, from: &str) -> Result<()> {
         match &self.shared {
             None => imports::begin(&self.home, from),
-            Some(shared) => run::block_on(shared.bucket.begin_import(from))?,
+            Some(shared) => run::block_on(patiently(|| shared.bucket.begin_import(from)))?,
         }
     }
 
@@ -112,7 +112,7 @@ impl Stores {
     pub fn end_import(&self) -> Result<()> {
         match &self.shared {
             None => imports::end(&self.home),
-            Some(shared) => run::block_on(shared.bucket.end_import())?,
+            Some(shared) => run::block_on(patiently(|| shared.bucket.end_import()))?,
         }
     }
 

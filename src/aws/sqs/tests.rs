@@ -146,7 +146,6 @@ async fn an_entry_that_is_the_senders_fault_is_told_with_its_code_and_not_sent_a
     let fault = sink.send(&letters(2)).await.expect_err("refused");
     assert!(fault.kind() == Kind::Config && fault.to_string().contains("KmsAccessDenied"), "{fault}");
     assert_eq!(fake.faults().calls("SendMessageBatch"), 1);
-    let (fake, sink) = fake("dead").await;
     fake.faults().next("SendMessageBatch", 1, Trouble::Status(403, "AccessDeniedException"));
     let fault = sink.send(&letters(1)).await.expect_err("may not");
     let statement = r#""Action":"sqs:SendMessage","Resource":"arn:aws:sqs:*:123456789012:dead""#;

@@ -285,7 +285,7 @@ fn a_queue_that_is_away_makes_shards_wait_at_the_limit_and_gets_every_letter_whe
     let mut run = site.start("run.log", &["run"]);
     run.until("the alert that the queue is behind", || services.told("sink_behind").contains("mail").then_some(()));
     // Every few tries of the queue is a while.
-    let mut a_while = |run: &mut super::support::process::Running| {
+    let a_while = |run: &mut super::support::process::Running| {
         let tries = services.queues.faults().calls("SendMessageBatch") + 4;
         run.until("more tries", || (services.queues.faults().calls("SendMessageBatch") >= tries).then_some(()));
         site.progress()

@@ -182,7 +182,7 @@ impl Services {
             r#"{{name="rows",kind="influx",url="{}",org="o",bucket="b",token_env="INFLUX",max_lag="1s"}}"#,
             self.influx.url()
         );
-        let series = r#"{name="series",kind="timestream",database="d",table="t"}"#;
+        let series = r#"{name="series",kind="timestream",database="lake",table="rows"}"#;
         let mail = format!(r#"{{name="mail",kind="sqs",queue_url="{}"{mail}}}"#, self.queues.queue_url("mail"));
         site.set(&format!("sink=[{rows},{series},{mail}]"))
             .set(&format!("alerts.webhook={}/hook", self.webhook.url()))
@@ -225,7 +225,7 @@ fn influx_by_type(influx: &FakeInflux) -> ByType {
 }
 
 fn timestream_by_type(series: &FakeTimestream) -> ByType {
-    let of = series.records("d", "t").into_iter().filter(|record| record.measure == "hourly_by_type");
+    let of = series.records("lake", "rows").into_iter().filter(|record| record.measure == "hourly_by_type");
     let live = of.filter(|record| record.values["sluicebox_removed"].1 == "false");
     live.map(|record| (record.time_us, record.dimensions["eventType"].clone(), record.values["events"].1.parse().unwrap()))
         .collect()
@@ -246,7 +246,7 @@ fn dashboards_and_queues_have_what_readers_see_after_an_outage_and_lost_answers(
     let mut run = site.start("run.log", &["run", "--drain"]);
     // One sink does not wait for another.
     run.until("the other two to have something while one is away", || {
-        let (rows, letters) = (services.series.records("d", "t").len(), services.queues.messages("mail").len());
+        let (rows, letters) = (services.series.records("lake", "rows").len(), services.queues.messages("mail").len());
         (rows > 0 && letters > 0 && services.influx.faults().calls("write") > 2).then_some(())
     });
     run.until("the alert that a sink is behind", || services.told("sink_behind").contains("rows").then_some(()));

@@ -1,10 +1,10 @@
 //! Which rows go on exactly where a fleet of the Kinesis Client Library stopped.
 //!
 //! What has no lease is treated as that library would: it makes a child's lease before it finishes the parent, and deletes a
-//! finished lease only when all children have begun. So a shard without a lease whose descendant has one is finished (or lies
-//! before the fleet's beginning), unless it came out of one that is not: the child of a merge gets its lease with the first
-//! parent that ends, while the way to the other may not have begun. Any other shard was not begun. A shard waits for every
-//! parent that is not finished.
+//! finished lease only when all children have begun; a merge gets its lease when both parents have one. So a shard without a
+//! lease whose descendant has one is finished (or lies before the fleet's beginning); unless it came out of one that is not
+//! finished, which that library does not do, and which is read rather than lost. Any other shard was not begun. A shard waits
+//! for every parent that is not finished.
 //!
 //! A checkpoint may lie inside a KPL aggregate, which is one record of Kinesis. Our positions lie between such records, never
 //! inside one: whoever takes over decides whether its remaining parts are left out or its first parts are counted again.

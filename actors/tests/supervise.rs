@@ -231,3 +231,26 @@ fn a_quarantined_shard_does_not_end_a_service() {
     let store = sim.store();
     assert_eq!(store.rows[&shard_id(1)].position, store.streams[&shard_id(1)].end());
 }
+
+#[test]
+fn an_idle_shard_does_not_pass_one_that_pauses_after_a_fault() {
+    let mut sim = Sim::new(54, 2);
+    sim.config.shard.drain = false;
+    (sim.config.restart.backoff_min_us, sim.config.restart.backoff_max_us) = (600 * SECOND, 600 * SECOND);
+    let start = sim.store().now_us;
+    (0..2).for_each(|shard| sim.event(shard, start, "idle", start, 1));
+    let script: sluicebox_sim::sim::Script = Box::new(|hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(200)).await;
+            let (down, up): (Vec<_>, Vec<_>) = hands.board.all().into_iter().partition(|(_, live)| live.life == Life::Restarting);
+            assert_eq!((down.len(), up.len()), (1, 1), "{down:?}, {up:?}");
+            let bound = |all: &[(ShardId, sluicebox_actors::toolkit::board::Live)]| all[0].1.bound.expect("committed").0;
+            // Nobody reads there: what has arrived meanwhile is of any age.
+            let ahead = bound(&up) - bound(&down);
+            assert!(ahead < 5 * SECOND, "{} has passed {} by {ahead} us", up[0].0, down[0].0);
+            hands.stop.send_replace(true);
+        })
+    });
+    // Both are idle and commit a bound a second when a partition of one of them panics.
+    sim.run_with(Plan::nth(Op::EngineCut, 20, Act::Panic), script);
+}

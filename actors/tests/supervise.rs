@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluicebox_actors::machines::breaker::BreakerConfig;
-use sluicebox_actors::machines::restart::RestartConfig;
+use sluicebox_actors::machines::restart::{RestartConfig, Restarts, Verdict};
 use sluicebox_actors::machines::shard::OnGap;
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::position::ShardId;
@@ -253,4 +253,28 @@ fn an_idle_shard_does_not_pass_one_that_pauses_after_a_fault() {
     });
     // Both are idle and commit a bound a second when a partition of one of them panics.
     sim.run_with(Plan::nth(Op::EngineCut, 20, Act::Panic), script);
+}
+
+#[test]
+fn gold_that_always_panics_is_given_up_and_told_and_the_shards_go_on() {
+    let mut sim = filled(55, 2, 40);
+    sim.config.restart = STRICT;
+    let ran = sim.run(Plan::times(Op::EngineMerge, 0, 1_000_000, Act::Panic));
+    let End::Ended(outcome) = &ran.end else { panic!("{:?}", ran.end) };
+    assert!(outcome.lost.is_empty(), "{outcome:?}");
+    assert!(outcome.gold.as_ref().is_some_and(|fault| fault.message().contains("gold panicked")), "{outcome:?}");
+    assert!(ran.counts[&Op::EngineMerge] < 100, "{} tries", ran.counts[&Op::EngineMerge]);
+    // Looked at by a person, started again: nothing is missing.
+    sim.drain();
+    sim.assert_complete();
+}
+
+#[test]
+fn progress_between_failures_does_not_make_them_fewer() {
+    let mut restarts = Restarts::new(STRICT);
+    for _ in 0..STRICT.intensity {
+        assert!(matches!(restarts.failed(0, 0), Verdict::Restart { .. }));
+        restarts.progressed();
+    }
+    assert_eq!(restarts.failed(0, 0), Verdict::Quarantine);
 }

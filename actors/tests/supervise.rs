@@ -278,3 +278,26 @@ fn progress_between_failures_does_not_make_them_fewer() {
     }
     assert_eq!(restarts.failed(0, 0), Verdict::Quarantine);
 }
+
+#[test]
+fn shards_that_split_twice_and_merge_while_nobody_runs_for_an_hour_are_read_in_order_from_their_start() {
+    let sim = Sim::new(56, 2);
+    let mut rng = Rng(56);
+    (0..2).for_each(|shard| sim.fill(shard, 20, &mut rng));
+    sim.drain();
+    // One of the children is split before anybody has read it, the other is merged with a shard that has no part in that.
+    let children = sim.reshard(&[0]);
+    sim.fill(children[0], 10, &mut rng);
+    let grandchildren = sim.reshard(&[children[0]]);
+    sim.fill(children[1], 10, &mut rng);
+    let merged = sim.reshard(&[1, children[1]]);
+    for shard in grandchildren.iter().chain(&merged) {
+        sim.fill(*shard, 10, &mut rng);
+    }
+    sim.store().now_us += 3_600 * SECOND;
+    sim.drain();
+    sim.assert_complete();
+    let store = sim.store();
+    let drained = store.rows.values().filter(|row| row.state == ShardState::Drained).count();
+    assert_eq!((store.rows.len(), drained), (7, 4), "four ended, three go on");
+}

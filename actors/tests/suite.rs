@@ -8,6 +8,7 @@ mod faults;
 mod fleet;
 mod idle;
 mod lambda;
+mod partition;
 mod provisional;
 mod seeds;
 mod sinks;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
 mod collect;
+mod commit;
 mod crash;
 mod drain;
 mod faults;

@@ -7,6 +7,7 @@ mod crash;
 mod drain;
 mod faults;
 mod fleet;
+mod gold;
 mod idle;
 mod lambda;
 mod partition;

@@ -165,9 +165,10 @@ impl Board {
         });
     }
 
-    /// Its generation is over: nothing is under way any more.
+    /// Its generation is over: nothing is under way any more, and nobody reads there, which is not idle: what has arrived since
+    /// may be of any age.
     pub fn settle(&self, shard: &ShardId, life: Life) {
-        self.update(shard, |live| (live.life, live.in_flight) = (life, 0));
+        self.update(shard, |live| (live.life, live.idle, live.in_flight) = (life, false, 0));
     }
 
     /// A copy of one entry.

@@ -179,14 +179,7 @@ impl Supervisor {
         let taken = recover(rows, blobs, outputs, row).await?;
         let (lease, after) = (taken.row.lease_epoch, taken.row.position);
         tracing::info!(shard = %self.shard, generation = number, lease, %after, "shard taken");
-        parts.board.update(&self.shard, |live| {
-            live.life = Life::Running;
-            live.epoch = taken.row.epoch;
-            live.bound = Some(taken.row.bound);
-            live.committed = taken.row.position;
-            live.had_records = taken.history.last_arrival_us.is_some();
-            live.totals = taken.history.totals.clone();
-        });
+        parts.board.take(&taken.row, &taken.history, parts.clock.now_us());
         // It may have become true after Gold had read the rows: a swap of the last owner that arrived late.
         if let Some(newest) = taken.newest.clone() {
             self.door.tell(NewEpoch(Box::new(newest)));

@@ -144,12 +144,7 @@ impl CommitActor {
     fn committed(&self, committed: Box<Committed>) {
         let Committed { row, header } = committed.as_ref();
         tracing::info!(shard = %row.shard, epoch = row.epoch, to = %row.position, records = header.counts.received, "committed");
-        self.board.update(&row.shard, |live| {
-            live.epoch = row.epoch;
-            live.bound = Some(row.bound);
-            live.committed = row.position;
-            live.totals = header.totals.clone();
-        });
+        self.board.committed(row, &header.totals);
         self.shard.tell(EpochCommitted(row.epoch));
         self.gold.tell(NewEpoch(committed));
     }

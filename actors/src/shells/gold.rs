@@ -130,7 +130,10 @@ pub async fn supervise(
         }
         let random = parts.clock.random();
         let verdict = match fault.kind() {
-            Kind::Config | Kind::Corrupt | Kind::Poison => return Err(fault),
+            Kind::Config | Kind::Corrupt | Kind::Poison => {
+                tracing::error!(alert = "quarantine", %fault, "gold given up");
+                return Err(fault);
+            }
             Kind::Retry => Verdict::Restart { after_us: restarts.waited(random) },
             Kind::Fenced | Kind::Bug => restarts.failed(parts.clock.now_us(), random),
         };

@@ -35,6 +35,7 @@ mod merge;
 mod recorded;
 mod settings;
 mod shared;
+mod shared_faults;
 mod side_by_side;
 mod simulated;
 mod sinks;

@@ -36,6 +36,7 @@ mod merge;
 mod recorded;
 mod settings;
 mod shared;
+mod shared_faults;
 mod side_by_side;
 mod simulated;
 mod sinks;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::fleet::{Heart, release};
+use super::fleet::{Heart, moment, release};
 use super::wiring::wire;
 use super::{Parts, Places};
 use crate::history::{raise_lease, recover};
@@ -220,9 +220,11 @@ impl Supervisor {
     async fn take(&self, held: &Mutex<Held>) -> Result<(Flag, ShardRow)> {
         let lock = || held.lock().unwrap_or_else(PoisonError::into_inner);
         let (only, parts) = (lock().lease_epoch, &self.parts);
-        let row = raise_lease(parts.rows.as_ref(), &self.shard, &parts.config.owner, parts.clock.random(), only).await?;
+        let mut sent = moment();
+        let sending = || sent = moment();
+        let row = raise_lease(parts.rows.as_ref(), &parts.clock, &self.shard, &parts.config.owner, only, sending).await?;
         let Some(fleet) = &parts.fleet else { return Ok((Flag::default(), row)) };
-        let heart = Heart::of_shard(fleet, &row);
+        let heart = Heart::of_shard(fleet, &row, sent);
         let lost = heart.lost.clone();
         *lock() = Held { lease_epoch: Some(row.lease_epoch), heart: Some(heart) };
         Ok((lost, row))

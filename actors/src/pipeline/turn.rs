@@ -179,7 +179,7 @@ async fn once(
     over: &Flag,
 ) -> Result<()> {
     let (rows, blobs, outputs) = (parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref());
-    let row = in_time(over, raise_lease(rows, shard, &parts.config.owner, parts.clock.random(), *only)).await?;
+    let row = in_time(over, raise_lease(rows, &parts.clock, shard, &parts.config.owner, *only, || ())).await?;
     *only = Some(row.lease_epoch);
     let taken = in_time(over, recover(rows, blobs, outputs, row)).await?;
     parts.board.take(&taken.row, &taken.history, parts.clock.now_us());

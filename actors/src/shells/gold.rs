@@ -317,7 +317,7 @@ impl GoldActor {
                     Ok(Done::Row(Box::new(rebase(&parts, &cache, table, *row, loads, base).await?)))
                 }
                 GoldWork::Collect { lines, shard, through } => {
-                    collect(&parts, &shard, lines, through).await?;
+                    collect(&parts, &shard, &lines, through).await?;
                     Ok(Done::Collected(shard, through))
                 }
             }

@@ -5,12 +5,23 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use sluicebox::run::block_on;
+use sluicebox_actors::model::position::{Position, ShardId};
+use sluicebox_actors::model::row::{ShardState, WindowStatus};
 use sluicebox_actors::ports::Clock;
 use sluicebox_stream::api::{self, FaultKind, FaultPlan, FaultRule, Options, Server};
 
-use super::support::site::{LAST_US, Site, events};
+use super::support::process::Running;
+use super::support::site::{LAST_US, Site, events, more};
+
+mod denied;
+mod forgotten;
+mod packed;
+mod reshard;
 
 const EVENTS: u64 = 2_500;
+/// Of a run that is watched while it works: its commits are waited for.
+const OFTEN: &str = "commit.interval=500ms";
 
 /// The moment at which the last event has arrived: the service has forgotten nothing, whatever year it is.
 pub(crate) struct Then;
@@ -62,6 +73,67 @@ pub(crate) fn stamped() -> Site {
     let site = Site::empty();
     site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site
+}
+
+/// From now on every call about this shard (of this operation, where one is named) meets the fault, and no other call does.
+fn always(server: &Server, operation: Option<&str>, shard: &ShardId, fault: FaultKind) {
+    let operation = operation.map(str::to_owned);
+    let shard = Some(shard.as_str().to_owned());
+    let rule = FaultRule { operation, stream: None, shard, skip: 0, times: None, rate: None, fault };
+    server.set_faults(FaultPlan { seed: 7, rules: vec![rule] }).unwrap();
+}
+
+/// No more faults.
+fn lift(server: &Server) {
+    server.set_faults(FaultPlan::default()).unwrap();
+}
+
+/// The number of calls of an operation so far.
+fn calls(server: &Server, operation: &str) -> u64 {
+    server.state()["calls"][operation].as_u64().unwrap_or(0)
+}
+
+/// A shard that takes records, by number.
+fn shard(site: &Site, number: usize) -> ShardId {
+    site.stream().shards_blocking().unwrap()[number].shard.clone()
+}
+
+/// Splits a shard of a site's stream in the middle.
+fn halve(site: &Site, parent: &ShardId) -> Vec<ShardId> {
+    let stream = site.stream();
+    let info = stream.shards_blocking().unwrap().into_iter().find(|info| info.shard == *parent).unwrap();
+    stream.split(parent, info.hash_start + (info.hash_end - info.hash_start) / 2).unwrap()
+}
+
+/// The number of the newest record of a shard.
+fn newest(site: &Site, shard: &ShardId) -> Position {
+    site.stream().end_blocking(shard).unwrap()
+}
+
+/// Where a shard stands; none before it has a row.
+fn stands(site: &Site, shard: &ShardId) -> Option<(ShardState, Position)> {
+    site.rows().into_iter().find(|row| row.shard == *shard).map(|row| (row.state, row.position))
+}
+
+/// Waits until all of these are committed to their end.
+fn until_read(running: &mut Running, site: &Site, shards: &[ShardId]) {
+    let at_end = |shard| stands(site, shard).is_some_and(|(_, position)| position == newest(site, shard));
+    running.until("all records of some shards", || shards.iter().all(at_end).then_some(()));
+}
+
+/// Windows that the stream can no longer change, or that all shards have passed.
+fn closed(site: &Site) -> usize {
+    let Some(stores) = site.stores() else { return 0 };
+    let tables = ["hourly_by_type", "hourly_total"].into_iter();
+    let windows = tables.flat_map(|table| block_on(stores.rows.windows(table)).unwrap().unwrap());
+    windows.filter(|window| window.status != WindowStatus::Open).count()
+}
+
+/// Stops a run that has read everything, and what is left for a later one is done.
+fn end(running: Running, site: &Site) -> super::support::site::Evidence {
+    running.terminate();
+    running.end("a run that was told to stop").expect(0, "run");
+    site.finish()
 }
 
 /// Two calls of an operation, after so many that go through.
@@ -120,22 +192,6 @@ fn enhanced_fan_out_makes_the_same_tables_whatever_breaks_and_however_often_the_
     let struck: Vec<_> = state["rules"].as_array().unwrap().iter().map(|rule| rule["hit"].as_u64().unwrap()).collect();
     assert_eq!(struck, [2; 3], "every fault has struck as often as it was to");
     assert_eq!(state["calls"]["RegisterStreamConsumer"], 1, "the second run finds the consumer");
-}
-
-#[test]
-fn a_shard_that_is_split_while_nobody_reads_is_followed_to_its_children() {
-    let local = stamped();
-    let parent = local.rows().first().map(|row| row.shard.clone());
-    assert_eq!(parent, None, "no run has looked at it yet");
-    let stream = local.stream();
-    let shard = stream.shards_blocking().unwrap()[0].clone();
-    let children = stream.split(&shard.shard, shard.hash_start + (shard.hash_end - shard.hash_start) / 2).unwrap();
-    drop(stream);
-    let (site, _server) = served(Site::with_stream_of(&local));
-    let expected = local.finish();
-    site.finish().must_equal(&expected, "by way of Kinesis");
-    let rows = site.rows();
-    assert!(children.iter().all(|child| rows.iter().any(|row| row.shard == *child)));
 }
 
 #[test]

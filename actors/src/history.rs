@@ -5,7 +5,7 @@
 
 pub mod ledger;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,7 +15,7 @@ use crate::model::epoch::{EpochObject, Hash, ObjectRef, PendingOutput};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
-use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Rows};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Recall, Rows};
 use crate::toolkit::crash;
 use crate::toolkit::pause::Pause;
 
@@ -89,6 +89,31 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
         }
     }
     Ok(Taken { row, history, newest, published })
+}
+
+/// What was committed of how far a shard is read; none where nobody has begun to. Of a shard of which nothing was, its parents tell:
+/// it had nothing until they were last seen before their end.
+pub async fn recall(rows: &dyn Rows, blobs: &dyn Blobs, row: &ShardRow, fresh_us: Option<i64>) -> Result<Option<Recall>> {
+    if row.position.sequence().is_some() || row.parents.is_empty() {
+        return Ok(fresh_us.map(|fresh_us| Recall { fresh_us, before: Vec::new() }));
+    }
+    let all = rows.shards().await?;
+    let parents = |row: &ShardRow| all.iter().filter(|other| row.parents.contains(&other.shard)).collect::<Vec<_>>();
+    let mut fresh_us = fresh_us;
+    for object in parents(row).into_iter().filter_map(|parent| parent.object.as_ref()).filter(|_| row.object.is_none()) {
+        fresh_us = fresh_us.max(read(blobs, object).await?.header.fresh_us);
+    }
+    let Some(fresh_us) = fresh_us else { return Ok(None) };
+    // Of a parent without a record, those that it came from.
+    let (mut before, mut seen, mut next) = (Vec::new(), BTreeSet::new(), parents(row));
+    while let Some(ancestor) = next.pop() {
+        match ancestor.position.sequence() {
+            _ if !seen.insert(&ancestor.shard) => {}
+            Some(last) => before.push((ancestor.shard.clone(), last)),
+            None => next.extend(parents(ancestor)),
+        }
+    }
+    Ok(Some(Recall { fresh_us, before }))
 }
 
 /// Takes the lease of a shard. With `only` it is taken from whoever has that lease and from nobody later: where workers share

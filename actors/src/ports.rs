@@ -52,14 +52,24 @@ pub struct Read {
     pub now_us: i64,
     /// The shard is closed and was read to its end; these came out of it.
     pub ended: Option<Vec<ShardInfo>>,
-    /// Records after the asked position are gone: the first one that is left.
+    /// Records after the asked position are gone: the first one that is left. At an end: all that followed the position.
     pub trimmed_before: Option<Position>,
     /// How far this read, or an empty one's position, lies behind the newest record, by the stream's clock (iterator age),
     /// microseconds; none where the stream does not say.
     pub behind_us: Option<i64>,
-    /// All that had arrived by then, by the stream's clock, is in this read or before it. None where it is not known, and where
-    /// nobody need know: in a stream that tells by itself what it has forgotten.
+    /// All that had arrived by then, by the stream's clock, is in this read or before it; what came out of a shard that has ended
+    /// had nothing yet. None where it is not known, and where nobody need know: in a stream that tells by itself what it has
+    /// forgotten.
     pub fresh_us: Option<i64>,
+}
+
+/// What earlier owners committed of how far a shard was read.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Recall {
+    /// Up to the position all had been read that arrived by then ([`Read::fresh_us`]).
+    pub fresh_us: i64,
+    /// Where nothing was read of the shard: the last record of each shard that it came from. Whatever it holds came later.
+    pub before: Vec<(ShardId, Sequence)>,
 }
 
 /// A sharded, durable, replayable stream.
@@ -71,10 +81,10 @@ pub trait Stream: Send + Sync {
     async fn shards(&self) -> Result<Vec<ShardInfo>>;
     /// Records after a position: at least one if there is one, else at most `max_records` and `max_bytes` (of weight).
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read>;
-    /// What an earlier owner committed of a shard: up to this position all had been read that arrived by `fresh_us`
-    /// ([`Read::fresh_us`]). Told before the first read after it; a stream that knows what it forgot has no use for it.
-    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) -> Result<()> {
-        let _ = (shard, after, fresh_us);
+    /// What earlier owners committed of a shard that is to be read on after this position. Told before the first read of a
+    /// generation; a stream that knows what it forgot has no use for it.
+    async fn recall(&self, shard: &ShardId, after: Position, recall: &Recall) -> Result<()> {
+        let _ = (shard, after, recall);
         Ok(())
     }
     /// Number of the newest record of a shard, for people; none where numbers are not dense, as in Kinesis, or nothing was put.

@@ -3,12 +3,13 @@
 use bytes::Bytes;
 
 use sluicebox_actors::machines::breaker::Failures;
-use sluicebox_actors::machines::shard::{Peers, Resumed, ShardEffect, ShardEvent, ShardMachine};
+use sluicebox_actors::machines::shard::{OnGap, Peers, Resumed, Seal, ShardEffect, ShardEvent, ShardMachine};
 use sluicebox_actors::model::position::{Position, Sequence};
 use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::model::window::Bound;
-use sluicebox_actors::ports::Read;
-use sluicebox_sim::sim::config;
+use sluicebox_actors::ports::{Read, Recall};
+use sluicebox_sim::plan::{Plan, Rng};
+use sluicebox_sim::sim::{Sim, config, shard_id};
 use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
 const AT_FIRST: Resumed = Resumed {
@@ -105,6 +106,102 @@ fn a_silent_shard_commits_hourly_until_when_it_was_read() {
     assert!(!commits_a_bound(&effects), "not silent: there is more, and its commit will say it");
     let effects = machine.apply(ShardEvent::Stop, T0 + 3 * hour);
     assert!(commits_a_bound(&effects), "whoever stops leaves what it knows");
+}
+
+fn barrier(effects: Vec<ShardEffect>) -> Option<Seal> {
+    effects.into_iter().find_map(|effect| match effect {
+        ShardEffect::Barrier(seal) => Some(*seal),
+        ShardEffect::Fetch(_) | ShardEffect::Dispatch(_) | ShardEffect::Quiet | ShardEffect::NotQuiet => None,
+        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Tripped(_) => None,
+    })
+}
+
+// There is no last record that could be looked for: only what was committed can tell silence from loss.
+#[test]
+fn a_shard_that_never_had_a_record_commits_until_when_it_was_read_as_soon_as_it_is_known() {
+    let mut machine = machine();
+    machine.apply(ShardEvent::Started, T0);
+    let quiet = Read { fresh_us: Some(T0), ..nothing(T0) };
+    let seal = barrier(machine.apply(ShardEvent::Read(quiet), T0)).expect("an epoch");
+    assert_eq!((seal.from, seal.to, seal.fresh_us, seal.gaps), (Position::START, Position::START, Some(T0), 0));
+}
+
+#[test]
+fn a_gap_before_a_silent_shard_is_counted_once_with_the_evidence_after_which_no_restart_is_told_of_it() {
+    let mut config = config().shard;
+    (config.drain, config.on_gap) = (false, OnGap::Continue);
+    let mut machine = ShardMachine::new(config, AT_FIRST, T0);
+    machine.apply(ShardEvent::Started, T0);
+    let trimmed_before = Some(Position::START);
+    let unclear = Read { trimmed_before, caught_up: false, fresh_us: Some(T0), ..nothing(T0) };
+    assert!(!commits_a_bound(&machine.apply(ShardEvent::Read(unclear), T0)), "there may be records");
+    let mut seals = Vec::new();
+    for (second, epoch) in (1..).zip(1..4) {
+        let now_us = T0 + second * SECOND;
+        let quiet = Read { trimmed_before, fresh_us: Some(now_us), ..nothing(now_us) };
+        seals.extend(barrier(machine.apply(ShardEvent::Read(quiet), now_us)));
+        machine.apply(ShardEvent::Committed { epoch }, now_us);
+    }
+    assert_eq!(seals.iter().map(|seal| (seal.gaps, seal.fresh_us)).collect::<Vec<_>>(), [(1, Some(T0 + SECOND))]);
+}
+
+#[test]
+fn a_shard_that_ended_unread_halts_or_ends_with_one_gap_as_the_settings_say() {
+    let lost = || Read { trimmed_before: Some(Position::START), ended: Some(Vec::new()), ..nothing(T0) };
+    for on_gap in [OnGap::Halt, OnGap::Continue] {
+        let mut config = config().shard;
+        config.on_gap = on_gap;
+        let mut machine = ShardMachine::new(config, AT_FIRST, T0);
+        machine.apply(ShardEvent::Started, T0);
+        let effects = machine.apply(ShardEvent::Read(lost()), T0);
+        match on_gap {
+            OnGap::Halt => {
+                let [ShardEffect::Halt(fault)] = effects.as_slice() else { panic!("{effects:?}") };
+                assert!(fault.message().starts_with("gap: ") && fault.message().contains("on_gap = \"continue\""), "{fault}");
+            }
+            OnGap::Continue => {
+                let seal = barrier(effects).expect("its last epoch");
+                assert_eq!((seal.gaps, seal.ended.is_some()), (1, true));
+            }
+        }
+    }
+}
+
+// A child of a shard that was read to its end: nothing of it is committed yet, and its parent's end says from when on it may
+// hold records, and before which record none of them arrived.
+#[test]
+fn a_stream_that_forgets_in_silence_is_told_what_the_parents_of_an_unread_shard_commit() {
+    let sim = Sim::new(7, 2);
+    sim.store().forgetful = true;
+    sim.fill(0, 20, &mut Rng(7));
+    for (child, parent) in [(2, 0), (3, 2)] {
+        sim.add_shard(child, &[parent]);
+    }
+    sim.run(Plan::default()).good();
+    let (last_us, end) = {
+        let store = sim.store();
+        let log = &store.streams[&shard_id(0)];
+        (log.records.last().expect("a record")[0].raw.arrival_us, log.end())
+    };
+    let last = end.sequence().expect("a record");
+    let told = |index: usize| {
+        let store = sim.store();
+        let of = store.recalls.iter().filter(|(shard, ..)| *shard == shard_id(index));
+        of.map(|(_, after, recall)| (*after, recall.clone())).collect::<Vec<_>>()
+    };
+    let before = vec![(shard_id(0), last)];
+    // Shard 2 has ended without a record: what is known of its parent is known of its child.
+    for (shard, begins) in [(2, true), (3, true), (0, false), (1, false)] {
+        let expected: Vec<_> =
+            begins.then(|| (Position::START, Recall { fresh_us: last_us, before: before.clone() })).into_iter().collect();
+        assert_eq!(told(shard), expected, "shard {shard} in the first run: a new pipeline's own shards have nothing to tell");
+    }
+    sim.store().recalls.clear();
+    sim.run(Plan::default()).good();
+    let [(Position::START, never)] = &told(1)[..] else { panic!("{:?}", told(1)) };
+    assert!(never.fresh_us > T0 && never.before.is_empty(), "the shard that never had a record: {never:?}");
+    let [(Position::START, child)] = &told(3)[..] else { panic!("{:?}", told(3)) };
+    assert!(child.fresh_us > last_us && child.before == before, "{child:?}");
 }
 
 #[test]

@@ -144,7 +144,7 @@ fn unseen(shard: ShardId) -> ShardView {
 }
 
 /// What lies after a position: by subtraction where numbers are dense, else counted up to a limit; none if the stream has
-/// forgotten the shard.
+/// forgotten the shard, or does not answer: the other lines are what helps then.
 async fn behind(stream: &dyn Stream, shard: &ShardId, from: Position) -> Result<Option<Behind>> {
     let (mut at, mut bytes) = (from, 0);
     let mut out = Behind { records: 0, more: false, age_ms: 0 };
@@ -153,9 +153,12 @@ async fn behind(stream: &dyn Stream, shard: &ShardId, from: Position) -> Result<
     loop {
         let read = match stream.read(shard, at, wanted, READ_BYTES).await {
             Ok(read) => read,
-            Err(fault) if fault.kind() == Kind::Corrupt => return Ok(None),
+            Err(fault) if fault.kind() == Kind::Corrupt || fault.kind() == Kind::Retry => return Ok(None),
             Err(fault) => return Err(fault),
         };
+        if read.records.is_empty() && read.ended.is_some() && read.trimmed_before.is_some() {
+            return Ok(None);
+        }
         if let (0, Some(first)) = (out.records, read.records.first()) {
             out.age_ms = read.now_us.saturating_sub(first.arrival_us).max(0) / 1000;
         }

@@ -249,6 +249,11 @@ pub(crate) fn events(count: u64) -> DemoEvents {
     DemoEvents::new(1, count, START_US, HOURS * HOUR_US)
 }
 
+/// More events, of the last hour of those, that arrive when all of those have.
+pub(crate) fn more(seed: u64, count: u64) -> impl Iterator<Item = (Bytes, i64)> {
+    DemoEvents::new(seed, count, LAST_US - HOUR_US, HOUR_US).map(|(event, _)| (event, LAST_US))
+}
+
 /// All tables of a directory.
 pub(crate) struct Evidence {
     /// Gold, byte by byte.

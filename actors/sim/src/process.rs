@@ -18,7 +18,9 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::feed::FeedRow;
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, WindowRow};
-use sluicebox_actors::ports::{Batches, Blobs, Cas, Clock, GoldFiles, Leases, Read, Rows, ShardInfo, Stream, WindowPermit};
+use sluicebox_actors::ports::{
+    Batches, Blobs, Cas, Clock, GoldFiles, Leases, Read, Recall, Rows, ShardInfo, Stream, WindowPermit,
+};
 use sluicebox_actors::toolkit::credit::{Budget, CHARGE_MIN};
 use tokio::sync::Notify;
 
@@ -274,6 +276,13 @@ impl Stream for Process {
         let flaw = lies.into_iter().find(|(flaw, _)| self.has(*flaw)).map_or(ReadFlaw::None, |(_, lie)| lie);
         let shard = shard.clone();
         self.op(Op::StreamRead, what, move |store| store.read(&shard, after, max_records, max_bytes, flaw)).await
+    }
+
+    async fn recall(&self, shard: &ShardId, after: Position, recall: &Recall) -> Result<()> {
+        self.effect(|store| {
+            store.recalls.push((shard.clone(), after, recall.clone()));
+            Ok(())
+        })
     }
 }
 

@@ -10,7 +10,7 @@ use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine,
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
-use sluicebox_actors::ports::{Cas, Read};
+use sluicebox_actors::ports::{Cas, Read, Recall};
 
 use crate::sinks::Kept;
 use crate::truth::{DISORDER, Dialect, Judged, ShardLog, TABLES, WindowJudged, judge};
@@ -74,6 +74,10 @@ pub struct Store {
     /// Processes so far, and those that are not dead.
     pub processes: u64,
     pub alive: u64,
+    /// The stream does not know what it has forgotten, and says until when it was read.
+    pub forgetful: bool,
+    /// What it was told of earlier owners.
+    pub recalls: Vec<(ShardId, Position, Recall)>,
     /// Who may publish: (shard, lease, epoch) → the process that won it.
     permits: BTreeMap<(ShardId, u64, u64), u64>,
     /// Where a read has said that there is no more.
@@ -142,7 +146,12 @@ impl Store {
             Some(last) if more => Some(now_us - last.arrival_us),
             Some(_) | None => Some(0),
         };
-        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before, behind_us, fresh_us: None })
+        let fresh_us = match taken.last() {
+            _ if !self.forgetful => None,
+            Some(last) if more || at_end => Some(last.arrival_us),
+            Some(_) | None => (!at_end).then_some(now_us),
+        };
+        Ok(Read { records: taken, caught_up: !more, now_us, ended, trimmed_before, behind_us, fresh_us })
     }
 
     // Rows of shards.

@@ -70,6 +70,7 @@ pub struct ShardMachine {
     records: u64,
     bytes: u64,
     gaps: u64,
+    gap_at: Option<Position>,
     first_record_at_us: Option<i64>,
     sealed_at_us: i64,
     now_us: i64,
@@ -109,6 +110,7 @@ impl ShardMachine {
             records: 0,
             bytes: 0,
             gaps: 0,
+            gap_at: None,
             first_record_at_us: None,
             sealed_at_us: now_us,
             now_us,
@@ -172,11 +174,6 @@ impl ShardMachine {
         Some(self.behind_us?.saturating_add(unseen_us))
     }
 
-    /// Until when, by the stream's clock, everything up to the position was read.
-    pub fn fresh_us(&self) -> Option<i64> {
-        self.fresh_us
-    }
-
     /// Takes an event in; `now_us` is the owner's clock and drives timers only.
     pub fn apply(&mut self, event: ShardEvent, now_us: i64) -> Vec<ShardEffect> {
         let mut effects = Vec::new();
@@ -238,20 +235,18 @@ impl ShardMachine {
             match self.config.on_gap {
                 OnGap::Halt => {
                     self.stopped = true;
-                    effects.push(ShardEffect::Halt(Fault::corrupt(format!(
-                        "gap: the stream no longer has the records after {}; the next one follows {resumes}. \
-                         Restore them, or accept the gap with stream.on_gap = \"continue\"",
-                        self.position
-                    ))));
+                    effects.push(ShardEffect::Halt(self.loss(resumes, read.ended.is_some())));
                     return;
                 }
-                // Told again with every read until the position has passed it: counted with the records behind it.
-                OnGap::Continue => self.gaps += u64::from(!read.records.is_empty()),
+                OnGap::Continue => self.count_gap(&read),
             }
         }
         self.caught_up = read.caught_up && read.records.is_empty();
-        // What was complete up to an earlier position is complete up to a later one.
-        self.fresh_us = self.fresh_us.max(read.fresh_us);
+        // What was complete up to an earlier position is complete up to a later one. Evidence that is committed before the gap is
+        // would hide it.
+        if read.trimmed_before.is_none() || self.gap_at == Some(self.position) {
+            self.fresh_us = self.fresh_us.max(read.fresh_us);
+        }
         self.looked = true;
         if read.ended.is_some() && read.records.is_empty() {
             self.ended = read.ended;
@@ -268,6 +263,32 @@ impl ShardMachine {
         self.first_record_at_us.get_or_insert(now_us);
         self.stopping |= matches!(self.config.extent, Extent::Handed(last) if self.position >= last);
         effects.push(ShardEffect::Dispatch(read.records));
+    }
+
+    fn loss(&self, resumes: Position, ended: bool) -> Fault {
+        let position = self.position;
+        Fault::corrupt(if ended {
+            format!(
+                "gap: the stream no longer has what followed {position} in this shard, which has ended: its records were \
+                 forgotten, or the stream was replaced. Accept that with stream.on_gap = \"continue\": the shard ends there and \
+                 what came out of it is read; or start a new pipeline"
+            )
+        } else {
+            format!(
+                "gap: the stream no longer has the records after {position}; the next one follows {resumes}. Restore them, or \
+                 accept the gap with stream.on_gap = \"continue\""
+            )
+        })
+    }
+
+    /// A gap is told again with every read until the position has passed it, and to every generation. It is counted once, with
+    /// what keeps the next one from being told: the records behind it, the shard's end, or evidence that nothing lay behind it.
+    fn count_gap(&mut self, read: &Read) {
+        let silent = read.caught_up && read.fresh_us.is_some();
+        if (!read.records.is_empty() || read.ended.is_some() || silent) && self.gap_at != Some(self.position) {
+            self.gaps += 1;
+            self.gap_at = Some(self.position);
+        }
     }
 
     /// The bound that the next epoch would open with: from the data of earlier epochs, or, when idle, from the others.
@@ -334,11 +355,11 @@ impl ShardMachine {
         self.sealed_at_us = now_us;
     }
 
-    /// Would a restart know much less of how far this silent shard is read than this generation does? Only a shard that had
-    /// records can have lost the mark that the last of them is.
+    /// Would a restart know much less of how far this silent shard is read than this generation does? A shard that never had a
+    /// record needs it most: it has no last record that could be looked for.
     fn evidence_is_old(&self) -> bool {
         let silent = self.records == 0 && (self.is_idle() || self.stopping);
-        let Some(fresh_us) = self.fresh_us.filter(|_| silent && self.position.sequence().is_some()) else { return false };
+        let Some(fresh_us) = self.fresh_us.filter(|_| silent) else { return false };
         let old_us = if self.stopping || self.config.drain { LAST_RENEWAL_US } else { RENEWAL_US };
         self.sealed_fresh_us.is_none_or(|sealed_us| fresh_us.saturating_sub(sealed_us) >= old_us)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::fleet::{Heart, moment, release};
 use super::wiring::wire;
 use super::{Parts, Places};
-use crate::history::{raise_lease, recover};
+use crate::history::{self, raise_lease, recover};
 use crate::machines::restart::{Restarts, Verdict};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
@@ -187,8 +187,9 @@ impl Supervisor {
         if taken.row.state == ShardState::Drained {
             return Ok(("takeover", Exit::Finished));
         }
+        let recall = history::recall(rows, blobs, &taken.row, taken.history.fresh_us).await?;
         let (generation, watch) = Generation::new(number);
-        let shard = wire(&self, taken, &generation)?;
+        let shard = wire(&self, taken, recall, &generation)?;
         let ender = generation.ender();
         // The watch waits until nobody holds the generation any more: from here on only its actors do.
         drop(generation);

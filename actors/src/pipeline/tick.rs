@@ -198,8 +198,10 @@ impl Round {
     async fn look(&mut self, row: ShardRow) -> Result<()> {
         let (parts, shard) = (self.parts.clone(), row.shard.clone());
         let header = in_time(&self.over, newest(&parts, &row)).await?;
-        if let Some(fresh_us) = header.as_ref().and_then(|header| header.fresh_us) {
-            parts.stream.recall(&shard, row.position, fresh_us).await?;
+        let fresh_us = header.as_ref().and_then(|header| header.fresh_us);
+        let recall = history::recall(parts.rows.as_ref(), parts.blobs.as_ref(), &row, fresh_us);
+        if let Some(recall) = in_time(&self.over, recall).await? {
+            parts.stream.recall(&shard, row.position, &recall).await?;
         }
         let read = in_time(&self.over, parts.stream.read(&shard, row.position, 1, 1)).await?;
         parts.board.update(&shard, |live| live.behind_us = read.behind_us);

@@ -204,7 +204,8 @@ async fn generation(parts: Parts, places: &Places, taken: Taken, over: &Flag) ->
     let (places, door, leave) = (places.clone(), Door::closed(), Flag::default());
     let supervisor = Supervisor { parts, places, index: 0, shard, door, leave };
     let (generation, watch) = Generation::new(1);
-    let address = wire(&supervisor, taken, &generation)?;
+    // What it reads was looked at before.
+    let address = wire(&supervisor, taken, None, &generation)?;
     let ender = generation.ender();
     drop(generation);
     let mut ended = std::pin::pin!(watch.ended());

@@ -16,6 +16,7 @@ use crate::machines::partition::PartitionMachine;
 use crate::machines::shard::{Extent, Opening, Resumed, ShardMachine};
 use crate::model::fault::Result;
 use crate::model::row::ShardRow;
+use crate::ports::Recall;
 use crate::shells::commit::CommitActor;
 use crate::shells::dlq::DlqActor;
 use crate::shells::partition::PartitionActor;
@@ -25,8 +26,13 @@ use crate::toolkit::credit::Budget;
 use crate::toolkit::outlet::{Notices, Numbering, Outlet};
 use crate::toolkit::spawn::{Generation, Place, spawn_watched, spawn_watched_with};
 
-/// Builds the actors of one generation, downstream first: each needs the address of the next.
-pub(super) fn wire(supervisor: &Supervisor, taken: Taken, generation: &Generation) -> Result<Notices<ShardActor>> {
+/// Builds the actors of one generation, downstream first: each needs the address of the next. The stream is told what is recalled.
+pub(super) fn wire(
+    supervisor: &Supervisor,
+    taken: Taken,
+    recall: Option<Recall>,
+    generation: &Generation,
+) -> Result<Notices<ShardActor>> {
     let config = &supervisor.parts.config;
     let Taken { row, history, .. } = taken;
     let budget = Budget::new(config.in_flight);
@@ -50,7 +56,7 @@ pub(super) fn wire(supervisor: &Supervisor, taken: Taken, generation: &Generatio
     let partitions = (0..config.parallelism)
         .map(|partition| wiring.partition(partition, &writer, &dlq, &commit))
         .collect::<Result<Vec<_>>>()?;
-    let actor = wiring.shard(machine, &partitions, &writer, &dlq, &commit);
+    let actor = ShardActor { recall, ..wiring.shard(machine, &partitions, &writer, &dlq, &commit) };
     spawn_watched_with(&Place::Here, generation, "shard", receiver, move || actor);
     Ok(shard)
 }
@@ -195,7 +201,6 @@ impl Wiring<'_> {
         let (from, to_writer) = ("shard", Numbering::default());
         let numberings: Vec<Numbering> = partitions.iter().map(|_| Numbering::default()).collect();
         let below = || partitions.iter().cloned().zip(&numberings);
-        let recall = machine.fresh_us();
         ShardActor {
             shard: self.supervisor.shard.clone(),
             machine,
@@ -214,7 +219,7 @@ impl Wiring<'_> {
             ],
             sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
             credit: None,
-            recall,
+            recall: None,
         }
     }
 }

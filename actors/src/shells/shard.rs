@@ -13,7 +13,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::{Position, ShardId};
 use crate::model::record::{RawRecord, RawSlice};
 use crate::model::sabotage::{self, Sabotage};
-use crate::ports::{Clock, Read, Stream};
+use crate::ports::{Clock, Read, Recall, Stream};
 use crate::shells::message::{Barrier, EpochCommitted, Progress, Raw, Sealed, Settled, Stop};
 use crate::toolkit::board::{Board, Life};
 use crate::toolkit::crash;
@@ -64,8 +64,8 @@ pub struct ShardActor {
     pub sealed: Outlet<Sealed>,
     /// Pays for what is being dispatched.
     pub credit: Option<Credit>,
-    /// What the stream has still to be told of earlier owners: until when they had read everything.
-    pub recall: Option<i64>,
+    /// What the stream has still to be told of earlier owners.
+    pub recall: Option<Recall>,
 }
 
 impl Actor for ShardActor {
@@ -156,8 +156,8 @@ impl ShardActor {
         let (budget, limits, clock) = (self.budget.clone(), self.limits, self.clock.clone());
         let recall = self.recall.take();
         let fetch = async move {
-            if let Some(fresh_us) = recall {
-                stream.recall(&shard, after, fresh_us).await?;
+            if let Some(recall) = recall {
+                stream.recall(&shard, after, &recall).await?;
             }
             fetch(stream, shard, after, budget, limits, clock).await
         };

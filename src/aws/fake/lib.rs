@@ -10,6 +10,7 @@ pub mod dynamo;
 pub mod faults;
 pub mod influx;
 mod json;
+pub mod kpl;
 pub mod s3;
 pub mod server;
 pub mod sns;

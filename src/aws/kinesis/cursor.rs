@@ -9,16 +9,22 @@
 //! new process) is asked for, unless [`Cursor::recall`] is told until when it was read, and that is less than a day ago: no
 //! retention is shorter, so nothing that came later can be gone. Had it been longer, the retention that is set now would not
 //! prove it: nobody looked while it may have been lowered and raised again. So a shard that was silent for longer than the
-//! retention shows a gap after a stop of more than a day, and after no shorter one. A reader that began at the horizon is
-//! believed until it has got away from it: what goes while it catches up is what a start at the horizon leaves out.
+//! retention shows a gap after a stop of more than a day, and after no shorter one.
+//!
+//! Before the first record there is no record to ask for. A shard that came out of others is known to have been empty when they
+//! were read for the last time before their end ([`Cursor::recall`]); if that is too long ago, the last records of those are asked
+//! for: while one of them is kept, whatever came after them is. A time of arrival says itself from when on records are wanted.
+//! Where nothing can be asked for, it cannot be known what is gone, and it is a gap. A reader that nobody has told anything and
+//! that begins at the horizon is a new pipeline's. It is believed until it has got away from there, and tells nobody until when
+//! it has read: what goes while it catches up is what a start at the horizon leaves out.
 //!
 //! Owns: iterator, records that were fetched and not handed out, freshness. Does not own: calls and pace (source).
 
 use std::collections::VecDeque;
 
-use sluicebox_actors::model::position::{Position, Sequence};
+use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::record::RawRecord;
-use sluicebox_actors::ports::{Read, ShardInfo};
+use sluicebox_actors::ports::{Read, Recall, ShardInfo};
 
 use super::api::{Batch, Begin};
 
@@ -39,6 +45,22 @@ pub enum Restart {
     Stuck,
 }
 
+/// What has to be seen before an answer is believed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Suspicion {
+    /// Nothing: no record after the position can be gone.
+    Unfounded,
+    /// That the position's own record is still kept.
+    Own(Sequence),
+    /// Nothing was read of the shard.
+    Before {
+        /// That one of these is, each the last record of a shard that it came from …
+        last: Vec<(ShardId, Sequence)>,
+        /// … and that it arrived later than this.
+        horizon_us: i64,
+    },
+}
+
 /// Memory of one shard.
 #[derive(Debug, Default)]
 pub struct Cursor {
@@ -54,8 +76,12 @@ pub struct Cursor {
     fresh_us: Option<i64>,
     // … and since then nobody has looked at the retention.
     recalled: bool,
+    // They came before whatever this shard holds.
+    before: Vec<(ShardId, Sequence)>,
     from_horizon: bool,
     gap: Option<Position>,
+    // What was known of freshness when it was found.
+    gap_fresh_us: Option<i64>,
     // Until the horizon has answered.
     restart: Option<Restart>,
     weight_each: usize,
@@ -64,19 +90,32 @@ pub struct Cursor {
 impl Cursor {
     /// A reader wants what follows this position. Anywhere but where the last answer ended, memory is worth nothing.
     pub fn aim(&mut self, after: Position) {
-        if self.fetched_any && self.handed == after {
-            return;
+        if !self.fetched_any || self.handed != after {
+            self.forget(after);
         }
+    }
+
+    fn forget(&mut self, after: Position) {
         let (now_us, weight_each) = (self.now_us, self.weight_each);
         *self = Self { handed: after, fetched: after, fetched_any: true, now_us, weight_each, ..Self::default() };
         self.from_horizon = after == Position::START;
     }
 
     /// What somebody else remembers: the shard was read completely up to this position until this time of the service's clock.
-    pub fn recall(&mut self, after: Position, fresh_us: i64) {
+    pub fn recall(&mut self, after: Position, recall: &Recall) {
         self.aim(after);
+        if self.from_horizon {
+            // What was fetched as a new pipeline's was not doubted.
+            self.forget(after);
+        }
+        // It was committed after the gap was found, and the gap with it.
+        if self.gap.is_some() && Some(recall.fresh_us) > self.gap_fresh_us {
+            self.gap = None;
+        }
         self.recalled |= self.fresh_us.is_none();
-        self.fresh_us = self.fresh_us.max(Some(fresh_us));
+        self.fresh_us = self.fresh_us.max(Some(recall.fresh_us));
+        self.before.clone_from(&recall.before);
+        self.from_horizon = false;
     }
 
     /// The iterator that goes on, if there is one.
@@ -106,24 +145,39 @@ impl Cursor {
         fit.min(max_records).clamp(1, 10_000)
     }
 
-    /// Must the position's own record be asked for before this answer is believed? The record to ask for, if so.
-    pub fn is_suspect(&self, batch: &Batch, retention_us: i64) -> Option<Sequence> {
-        let own = self.fetched.sequence()?;
+    /// What must be seen before this answer is believed?
+    pub fn suspicion(&self, batch: &Batch, retention_us: i64) -> Suspicion {
         if self.gap.is_some() || self.from_horizon {
-            return None;
+            return Suspicion::Unfounded;
         }
         let now_us = self.now_us.max(batch.latest_us.or(batch.date_us).unwrap_or(i64::MIN));
         // The service's clock comes in whole seconds.
         let kept_us = if self.recalled { retention_us.min(DAY_US) - RECALL_MARGIN_US } else { retention_us - 1_000_000 };
-        match self.fresh_us {
-            Some(fresh_us) if now_us > 0 && now_us.saturating_sub(fresh_us) < kept_us => None,
-            Some(_) | None => Some(own),
+        // What arrived before the time at which a reader begins is not wanted.
+        let fresh_us = self.fresh_us.max(self.fetched.as_arrival());
+        match (self.fetched.sequence(), fresh_us) {
+            (_, Some(fresh_us)) if now_us > 0 && now_us.saturating_sub(fresh_us) < kept_us => Suspicion::Unfounded,
+            (Some(own), Some(_) | None) => Suspicion::Own(own),
+            // A service that does not tell the time yet.
+            (None, Some(_)) if now_us <= 0 => Suspicion::Unfounded,
+            (None, Some(_)) => Suspicion::Before { last: self.before.clone(), horizon_us: now_us.saturating_sub(retention_us) },
+            (None, None) => Suspicion::Unfounded,
         }
     }
 
-    /// The position's own record is gone; the first one left, if it is known.
+    /// What followed the position is gone; the first record left, if it is known.
     pub fn gap(&mut self, first_left: Option<Sequence>) {
         self.gap = Some(first_left.map_or(self.handed, Position::after));
+        self.gap_fresh_us = self.fresh_us;
+    }
+
+    /// The stream has forgotten the shard, and these came out of it. Whatever was not fetched is lost, unless nobody had begun to
+    /// read it.
+    pub fn vanish(&mut self, children: Vec<ShardInfo>) {
+        if !self.from_horizon {
+            self.gap(None);
+        }
+        (self.iterator, self.restart, self.children) = (None, None, Some(children));
     }
 
     /// Go on at the horizon: the position cannot be asked for any more.
@@ -161,7 +215,12 @@ impl Cursor {
         }
         self.behind_ms = batch.behind_ms;
         self.recalled = false;
-        self.fresh_us = self.fresh_us.max(batch.behind_ms.map(|behind| self.now_us - behind.saturating_mul(1000)));
+        // At the end of a shard, records lie in those that came out of it: only until its own last one is nothing there.
+        let read_us = match batch.next {
+            Some(_) => batch.behind_ms.map(|behind| self.now_us - behind.saturating_mul(1000)),
+            None => newest,
+        };
+        self.fresh_us = self.fresh_us.max(read_us);
         let away = |fresh: i64| self.now_us - fresh + AWAY_US < retention_us;
         self.from_horizon = self.from_horizon && !self.fresh_us.is_some_and(away);
         if batch.next.is_none() {
@@ -233,7 +292,7 @@ impl Cursor {
             Some(last) if !all => Some(self.now_us.saturating_sub(last.arrival_us)),
             Some(_) | None => self.behind_ms.map(|behind| behind.saturating_mul(1000)),
         };
-        let fresh_us = self.fresh_us.filter(|_| all);
+        let fresh_us = self.fresh_us.filter(|_| all && !self.from_horizon);
         Read { records, caught_up, now_us: self.now_us, ended: children, trimmed_before, behind_us, fresh_us }
     }
 }

@@ -1,7 +1,8 @@
 //! A Kinesis stream as the port wants it, by polling or by subscriptions.
 //!
-//! Owns: listings, the calls of a read and their retries, the end of a shard, the verdict on lost records. Does not own: what is
-//! remembered of a shard (cursor), subscriptions (push), pace (pacer), aggregates (kpl), the SDK (sdk).
+//! Owns: listings, the order of a read, the end of a shard. Does not own: its calls and what their refusals mean (ask), whether
+//! records were lost (kept), what is remembered of a shard (cursor), subscriptions (push), pace (pacer), aggregates (kpl), the
+//! SDK (sdk).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +12,9 @@ use async_trait::async_trait;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::record::RawRecord;
-use sluicebox_actors::ports::{Clock, Read, ShardInfo, Stream};
+use sluicebox_actors::ports::{Clock, Read, Recall, ShardInfo, Stream};
 
-use super::api::{Api, Batch, Begin, Refusal, What};
+use super::api::{Api, Batch, What};
 use super::cursor::{Cursor, Restart};
 use super::elapsed::{Elapsed, Pauses};
 use super::kpl::{self, Bounds, Opened};
@@ -21,14 +22,14 @@ use super::pacer::Pacer;
 use crate::client::AwsRuntime;
 use push::Push;
 
+mod ask;
+mod kept;
 mod push;
 
 /// Pages of a listing: a thousand shards each, and no account has so many.
 const PAGES_MAX: usize = 1000;
 /// Listings begun anew because their token expired.
 const LISTINGS_MAX: usize = 3;
-/// Calls for one answer, before the caller is told that it is throttled.
-const TRIES: usize = 4;
 /// Empty answers in one read: Kinesis gives them between records that lie far apart.
 const EMPTY_MAX: usize = 4;
 /// A retention that was changed is noticed after so long.
@@ -102,6 +103,8 @@ struct Reading {
     records: Pacer,
     iterators: Pacer,
     push: Push,
+    /// Answers in a row that said that the shard does not exist, while it was listed.
+    denials: u32,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -172,8 +175,8 @@ impl Stream for KinesisStream {
         self.runtime.run(async move { poller.read(&shard, after, max_records, max_bytes).await }).await
     }
 
-    async fn recall(&self, shard: &ShardId, after: Position, fresh_us: i64) -> Result<()> {
-        self.poller.slot(shard).reading.lock().await.cursor.recall(after, fresh_us);
+    async fn recall(&self, shard: &ShardId, after: Position, recall: &Recall) -> Result<()> {
+        self.poller.slot(shard).reading.lock().await.cursor.recall(after, recall);
         Ok(())
     }
 }
@@ -183,7 +186,7 @@ impl Poller {
         let new = || {
             let reads = Pacer::new(self.settings.reads_a_second.clamp(1, 5));
             let (cursor, push) = (Cursor::default(), Push::default());
-            let reading = Reading { cursor, records: reads, iterators: Pacer::new(5), push };
+            let reading = Reading { cursor, records: reads, iterators: Pacer::new(5), push, denials: 0 };
             Arc::new(Slot { reading: tokio::sync::Mutex::new(reading), behind_ms: Mutex::default() })
         };
         lock(&self.shards).entry(shard.clone()).or_insert_with(new).clone()
@@ -209,7 +212,8 @@ impl Poller {
                              listing is whole",
                         ));
                     }
-                    *lock(&self.listed) = shards.iter().map(|info| (info.shard.clone(), info.clone())).collect();
+                    // What is not listed any more may still be read for a while.
+                    lock(&self.listed).extend(shards.iter().map(|info| (info.shard.clone(), info.clone())));
                     return Ok(shards);
                 }
             }
@@ -223,7 +227,8 @@ impl Poller {
             return Ok(info.clone());
         }
         let all = self.list().await?;
-        all.into_iter().find(|info| info.shard == *shard).ok_or_else(|| vanished(shard))
+        let unlisted = || Fault::retry(format!("{shard} is read and not listed: it is asked again"));
+        all.into_iter().find(|info| info.shard == *shard).ok_or_else(unlisted)
     }
 
     async fn read(&self, shard: &ShardId, after: Position, max_records: usize, max_bytes: usize) -> Result<Read> {
@@ -257,15 +262,16 @@ impl Poller {
     async fn fetch(&self, shard: &ShardId, reading: &mut Reading, max_records: usize, max_bytes: usize) -> Result<()> {
         let limit = reading.cursor.limit(max_records, max_bytes);
         let retention_us = self.retention().await?;
-        let batch = self.answer(shard, reading, limit).await?;
-        self.take(shard, reading, batch, retention_us).await
+        match self.answer(shard, reading, limit).await? {
+            Some(batch) => self.take(shard, reading, batch, retention_us).await,
+            None => Ok(()),
+        }
     }
 
     /// One answer into the cursor. It is taken in whole or not at all: a caller may stop waiting at any point.
     async fn take(&self, shard: &ShardId, reading: &mut Reading, batch: Batch, retention_us: i64) -> Result<()> {
-        if let Some(own) = reading.cursor.is_suspect(&batch, retention_us)
-            && !self.is_there(shard, reading, own, retention_us).await?
-        {
+        let suspicion = reading.cursor.suspicion(&batch, retention_us);
+        if !self.is_unfounded(shard, reading, suspicion, retention_us).await? {
             reading.cursor.gap(batch.records.first().map(|record| record.sequence));
         }
         if reading.cursor.is_replaced(&batch) {
@@ -281,123 +287,6 @@ impl Poller {
             reading.cursor.restart_at_horizon(Restart::Stuck);
         }
         Ok(())
-    }
-
-    async fn answer(&self, shard: &ShardId, reading: &mut Reading, limit: usize) -> Result<Batch> {
-        let mut last = Fault::retry(format!("reading {shard}: no answer after {TRIES} tries"));
-        for _ in 0..TRIES {
-            let iterator = match reading.cursor.iterator() {
-                Some(iterator) => iterator.to_owned(),
-                None => match self.new_iterator(shard, reading).await? {
-                    Some(iterator) => iterator,
-                    None => continue,
-                },
-            };
-            match self.call(reading, &iterator, limit).await {
-                Ok(batch) => return Ok(batch),
-                Err(Refusal { what: What::NotFound, .. }) => return Err(self.missing(shard).await),
-                Err(Refusal { what: What::ExpiredIterator | What::InvalidArgument, fault }) => {
-                    reading.cursor.set_iterator(None);
-                    last = Fault::retry(fault.to_string());
-                }
-                Err(Refusal { what: What::Throttled, fault }) => last = fault,
-                Err(Refusal { what: What::ExpiredToken | What::InUse | What::Other, fault }) => return Err(fault),
-            }
-        }
-        Err(last)
-    }
-
-    /// GetRecords at its pace.
-    async fn call(&self, reading: &mut Reading, iterator: &str, limit: usize) -> Result<Batch, Refusal> {
-        self.wait(&reading.records).await;
-        reading.records.called(self.pauses.elapsed_us());
-        let answer = self.api.records(iterator, limit).await;
-        match &answer {
-            Ok(batch) => {
-                let bytes = batch.records.iter().map(|record| record.data.len() + record.partition_key.len()).sum::<usize>();
-                reading.records.answered(self.pauses.elapsed_us(), bytes as u64);
-            }
-            Err(refusal) if refusal.what == What::Throttled => {
-                reading.records.throttled(self.pauses.elapsed_us(), self.clock.random());
-            }
-            Err(_) => {}
-        }
-        answer
-    }
-
-    /// A new iterator for the cursor; none = try again.
-    async fn new_iterator(&self, shard: &ShardId, reading: &mut Reading) -> Result<Option<String>> {
-        let begin = reading.cursor.begin();
-        match self.begin(shard, reading, begin).await {
-            Ok(iterator) => {
-                reading.cursor.set_iterator(Some(iterator.clone()));
-                Ok(Some(iterator))
-            }
-            Err(refusal) => self.refused(shard, &mut reading.cursor, begin, refusal).await.map(|()| None),
-        }
-    }
-
-    /// The place to begin was refused: a fault, or the cursor knows another.
-    async fn refused(&self, shard: &ShardId, cursor: &mut Cursor, begin: Begin, refusal: Refusal) -> Result<()> {
-        match refusal {
-            Refusal { what: What::NotFound, .. } => Err(self.missing(shard).await),
-            // Forgotten, or of another stream of that name: either way it cannot be gone on from here.
-            Refusal { what: What::InvalidArgument, .. } if matches!(begin, Begin::After(_)) => {
-                cursor.gap(None);
-                cursor.restart_at_horizon(Restart::Refused);
-                Ok(())
-            }
-            Refusal { what: What::InvalidArgument, fault } if matches!(begin, Begin::Time(_)) => Err(Fault::retry(format!(
-                "{shard} is to be read from a time that lies ahead of the service's clock; it is waited for: {fault}"
-            ))),
-            refusal => Err(refusal.into()),
-        }
-    }
-
-    async fn begin(&self, shard: &ShardId, reading: &mut Reading, begin: Begin) -> Result<String, Refusal> {
-        self.wait(&reading.iterators).await;
-        reading.iterators.called(self.pauses.elapsed_us());
-        let answer = self.api.iterator(shard, begin).await;
-        if answer.as_ref().is_err_and(|refusal| refusal.what == What::Throttled) {
-            reading.iterators.throttled(self.pauses.elapsed_us(), self.clock.random());
-        }
-        answer
-    }
-
-    async fn is_there(&self, shard: &ShardId, reading: &mut Reading, own: Sequence, retention_us: i64) -> Result<bool> {
-        Ok(self.kept(shard, reading, own, retention_us).await?.is_some())
-    }
-
-    /// The record, if it is still kept. An empty answer that does not end says nothing, and is asked again; unless it lies behind
-    /// by all that is kept, for then it would never end.
-    async fn kept(&self, shard: &ShardId, reading: &mut Reading, own: Sequence, retention_us: i64) -> Result<Option<RawRecord>> {
-        let mut iterator = match self.begin(shard, reading, Begin::At(own)).await {
-            Ok(iterator) => iterator,
-            Err(refusal) if refusal.what == What::InvalidArgument => return Ok(None),
-            Err(refusal) => return Err(refusal.into()),
-        };
-        for _ in 0..TRIES {
-            let batch = self.call(reading, &iterator, 1).await?;
-            if reading.cursor.is_stuck(&batch, retention_us) {
-                return Ok(None);
-            }
-            match (batch.records.into_iter().next(), batch.next) {
-                (Some(first), _) => return Ok(Some(first).filter(|first| first.sequence <= own)),
-                (None, Some(next)) if batch.behind_ms != Some(0) => iterator = next,
-                (None, _) => return Ok(None),
-            }
-        }
-        Err(Fault::retry(format!("whether record {own} of {shard} is still kept could not be seen: it is asked again")))
-    }
-
-    async fn packed(&self, shard: &ShardId, own: Sequence) -> Result<Option<Packed>> {
-        let retention_us = self.retention().await?;
-        let slot = self.slot(shard);
-        let mut reading = slot.reading.lock().await;
-        let Some(record) = self.kept(shard, &mut reading, own, retention_us).await? else { return Ok(None) };
-        let arrival_us = record.arrival_us;
-        let batch = Batch { records: vec![record], ..Batch::default() };
-        Ok(Some(Packed { parts: self.open(shard, &batch).await?.len(), arrival_us }))
     }
 
     async fn open(&self, shard: &ShardId, batch: &Batch) -> Result<Vec<RawRecord>> {
@@ -419,30 +308,21 @@ impl Poller {
         }))
     }
 
-    /// What came out of a shard that has ended: complete, or a fault. What the end itself told counts where the listing lags.
+    /// What came out of a shard that has ended: complete, or a fault. What the end itself told counts where the listing lags, or
+    /// does not know the shard any more.
     async fn children(&self, shard: &ShardId, told: &[ShardInfo]) -> Result<Vec<ShardInfo>> {
         let listed = self.list().await?;
-        let Some(parent) = listed.iter().find(|info| info.shard == *shard).cloned() else { return Err(vanished(shard)) };
+        let parent = listed.iter().find(|info| info.shard == *shard).cloned();
         let mut children: Vec<_> = listed.into_iter().filter(|info| info.parents.contains(shard)).collect();
         let known: HashSet<_> = children.iter().map(|info| info.shard.clone()).collect();
         children.extend(told.iter().filter(|info| !known.contains(&info.shard)).cloned());
-        if !parent.closed || !covers(children.iter(), parent.hash_start, parent.hash_end) {
+        let whole = |parent: &ShardInfo| parent.closed && covers(children.iter(), parent.hash_start, parent.hash_end);
+        if !parent.as_ref().is_none_or(whole) {
             return Err(Fault::retry(format!(
                 "{shard} was read to its end, but the shards that came out of it are not all listed: it is asked again"
             )));
         }
         Ok(children)
-    }
-
-    /// The service says that a shard is not there: is it so?
-    async fn missing(&self, shard: &ShardId) -> Fault {
-        match self.list().await {
-            Ok(listed) if listed.iter().any(|info| info.shard == *shard) => {
-                Fault::retry(format!("kinesis says that {shard} does not exist, and lists it: it is asked again"))
-            }
-            Ok(_) => vanished(shard),
-            Err(fault) => fault,
-        }
     }
 
     async fn retention(&self) -> Result<i64> {
@@ -456,20 +336,6 @@ impl Poller {
         *lock(&self.retention) = Some((now_us, summary.retention_us));
         Ok(summary.retention_us)
     }
-
-    async fn wait(&self, pacer: &Pacer) {
-        let wait_us = pacer.wait_us(self.pauses.elapsed_us());
-        if wait_us > 0 {
-            self.pauses.pause(wait_us).await;
-        }
-    }
-}
-
-fn vanished(shard: &ShardId) -> Fault {
-    Fault::corrupt(format!(
-        "gap: the stream no longer has the shard {shard}, and its end was not read: its records were forgotten, or the stream \
-         was replaced. Start a new pipeline, or take the shard's row out after you have looked at what is missing"
-    ))
 }
 
 /// Do these ranges cover all hash keys from the first to the last?

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_trait::async_trait;
 use sluicebox_actors::model::fault::Kind;
 use sluicebox_actors::model::position::{Position, ShardId};
-use sluicebox_actors::ports::{Clock, Read, Stream};
+use sluicebox_actors::ports::{Clock, Read, Recall, Stream};
 use sluicebox_aws::client::AwsRuntime;
 use sluicebox_aws::kinesis::elapsed::Pauses;
 use sluicebox_aws::kinesis::sdk::SdkApi;
@@ -184,8 +184,8 @@ async fn a_shard_that_is_denied_or_hidden_is_not_an_end() {
     let fault = source.read(&shard, Position::START, 10, 1 << 20).await.expect_err("denied");
     assert!(fault.kind() == Kind::Retry && fault.to_string().contains("lists it"), "{fault}");
     let foreign = ShardId::new("shardId-000000000099");
-    let fault = source.read(&foreign, Position::START, 10, 1 << 20).await.expect_err("is not there");
-    assert_eq!(fault.kind(), Kind::Corrupt, "{fault}");
+    let lost = source.read(&foreign, Position::arrival(BEGIN_US), 10, 1 << 20).await.expect("reads");
+    assert!(lost.ended.is_some() && lost.trimmed_before.is_some(), "{lost:?}");
     let hide = FaultRule {
         operation: Some("ListShards".to_owned()),
         stream: None,
@@ -236,7 +236,8 @@ async fn silence_is_no_gap_for_who_was_away_for_less_than_a_day() {
     put(&contract, 10, 20).await;
     for (away_hours, lost) in [(23, false), (25, true), (71, true), (74, true)] {
         let second = polling(&contract);
-        second.recall(&shard, after, BEGIN_US + (73 - away_hours) * HOUR_US).await.expect("recalls");
+        let recall = Recall { fresh_us: BEGIN_US + (73 - away_hours) * HOUR_US, before: Vec::new() };
+        second.recall(&shard, after, &recall).await.expect("recalls");
         let read = second.read(&shard, after, 10, 1 << 20).await.expect("reads");
         assert_eq!((read.trimmed_before.is_some(), read.records.len()), (lost, 10), "away for {away_hours} hours");
     }
@@ -244,6 +245,36 @@ async fn silence_is_no_gap_for_who_was_away_for_less_than_a_day() {
     let (again, last, _) = drain(&polling(&contract), &shard, after).await;
     assert_eq!(again, numbers(10, 20));
     let second = polling(&contract);
-    second.recall(&shard, last, BEGIN_US).await.expect("recalls");
+    second.recall(&shard, last, &Recall { fresh_us: BEGIN_US, before: Vec::new() }).await.expect("recalls");
     assert_eq!(second.read(&shard, last, 10, 1 << 20).await.expect("reads").trimmed_before, None);
+}
+
+// A child that nobody opened, of a parent that was read to its end long after it was split: its records are as old as the split.
+#[tokio::test]
+async fn a_child_is_told_to_have_lost_records_from_the_last_record_of_its_parent_on() {
+    let contract = stream(1).await;
+    let increase = contract.client.increase_stream_retention_period().stream_name("s").retention_period_hours(72);
+    increase.send().await.expect("raises");
+    put(&contract, 0, 5).await;
+    let half = (1u128 << 127).to_string();
+    let split = contract.client.split_shard().stream_name("s").shard_to_split("shardId-000000000000").new_starting_hash_key(half);
+    split.send().await.expect("splits");
+    put(&contract, 5, 30).await;
+    ours(&contract).clock.advance(30 * HOUR_US);
+    let first = polling(&contract);
+    let parent = first.shards().await.expect("lists").remove(0).shard;
+    let (texts, after, end) = drain(&first, &parent, Position::START).await;
+    assert_eq!((texts, end.fresh_us), (numbers(0, 5), Some(BEGIN_US)));
+    let recall = Recall { fresh_us: BEGIN_US, before: vec![(parent, after.sequence().expect("a record"))] };
+    let child = end.ended.expect("ends").remove(0).shard;
+    for lost in [false, true] {
+        let second = polling(&contract);
+        second.recall(&child, Position::START, &recall).await.expect("recalls");
+        let read = second.read(&child, Position::START, 100, 1 << 20).await.expect("reads");
+        assert_eq!(read.trimmed_before.is_some(), lost, "{read:?}");
+        assert!(!read.records.is_empty() || lost, "the last record of the parent is there, and so is everything after it");
+        ours(&contract).clock.advance(43 * HOUR_US);
+        put(&contract, 30, 40).await;
+        ours(&contract).server.sweep().await.expect("sweeps");
+    }
 }

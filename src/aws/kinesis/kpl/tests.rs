@@ -7,65 +7,11 @@ use md5::{Digest, Md5};
 use proptest::prelude::*;
 use sluicebox_actors::model::position::Sequence;
 use sluicebox_actors::model::record::RawRecord;
+use sluicebox_fakeaws::kpl::{Sub, body, field, sealed};
 
-use super::{Bounds, MAGIC, Opened, open};
+use super::{Bounds, Opened, open};
 
 const ALL: RangeInclusive<u128> = 0..=u128::MAX;
-
-// An encoder of its own, from the text of the format: it shares nothing with the decoder.
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
-fn field(tag: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    out.push(tag << 3 | 2);
-    varint(bytes.len() as u64, out);
-    out.extend_from_slice(bytes);
-}
-
-/// An aggregate of these payloads, all under one key.
-pub(in crate::kinesis) fn aggregate<'a>(payloads: impl Iterator<Item = &'a [u8]>) -> Bytes {
-    sealed(&body(&payloads.map(sub).collect::<Vec<_>>()))
-}
-
-#[derive(Clone, Debug)]
-struct Sub {
-    key: String,
-    hash: Option<u128>,
-    data: Vec<u8>,
-    tagged: bool,
-}
-
-fn body(subs: &[Sub]) -> Vec<u8> {
-    let mut out = Vec::new();
-    let mut hashes = 0u64;
-    for (number, sub) in subs.iter().enumerate() {
-        field(1, sub.key.as_bytes(), &mut out);
-        let mut part = vec![1 << 3];
-        varint(number as u64, &mut part);
-        if let Some(hash) = sub.hash {
-            field(2, hash.to_string().as_bytes(), &mut out);
-            part.push(2 << 3);
-            varint(hashes, &mut part);
-            hashes += 1;
-        }
-        field(3, &sub.data, &mut part);
-        if sub.tagged {
-            field(4, &[1 << 3 | 2, 1, b'k'], &mut part);
-        }
-        field(3, &part, &mut out);
-    }
-    out
-}
-
-fn sealed(body: &[u8]) -> Bytes {
-    let digest: [u8; 16] = Md5::digest(body).into();
-    [&MAGIC[..], body, &digest].concat().into()
-}
 
 fn record(data: Bytes) -> RawRecord {
     RawRecord { sequence: Sequence::dense(9), sub_sequence: 0, foreign: false, partition_key: "a".into(), arrival_us: 5, data }
@@ -139,18 +85,14 @@ proptest! {
     }
 }
 
-fn sub(data: &[u8]) -> Sub {
-    Sub { key: "k".into(), hash: None, data: data.into(), tagged: false }
-}
-
 #[test]
 fn more_parts_or_bytes_than_the_bounds_allow_stay_one_record() {
     let few = Bounds { parts: 3, bytes: 4 * 130 };
-    let four = sealed(&body(&[sub(b""), sub(b""), sub(b""), sub(b"")]));
+    let four = sealed(&body(&[Sub::plain(b""), Sub::plain(b""), Sub::plain(b""), Sub::plain(b"")]));
     assert_eq!(open(record(four.clone()), &ALL, few), Opened::TooLarge(record(four)));
-    let heavy = sealed(&body(&[sub(&[7; 600])]));
+    let heavy = sealed(&body(&[Sub::plain(&[7; 600])]));
     assert_eq!(open(record(heavy.clone()), &ALL, few), Opened::TooLarge(record(heavy)));
-    let three = sealed(&body(&[sub(b""), sub(b""), sub(b"")]));
+    let three = sealed(&body(&[Sub::plain(b""), Sub::plain(b""), Sub::plain(b"")]));
     assert!(matches!(open(record(three), &ALL, few), Opened::Parts(parts) if parts.len() == 3));
 }
 

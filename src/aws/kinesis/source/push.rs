@@ -17,7 +17,8 @@ use std::pin::Pin;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Sequence, ShardId};
 
-use super::{Poller, Reading, TRIES};
+use super::ask::{TRIES, refused};
+use super::{Poller, Reading};
 use crate::kinesis::api::{Answered, Batch, Begin, Events, Refusal, Subscribed, What};
 use crate::kinesis::pacer::Pacer;
 
@@ -115,6 +116,7 @@ impl Poller {
             // Whoever stops waiting here loses the event, and with it the subscription: it comes again with the next one.
             self.take(shard, reading, batch, retention_us).await?;
             reading.push.live = Some(live);
+            reading.denials = 0;
             reading.push.quiet_us = silent.then(|| self.pauses.elapsed_us());
             wait_us = 0;
         }
@@ -129,8 +131,8 @@ impl Poller {
         if reading.push.wants_renewal(self.pauses.elapsed_us()) {
             reading.push.live = None;
         }
-        if reading.push.live.is_none() {
-            self.subscribe(shard, reading, consumer).await?;
+        if reading.push.live.is_none() && !self.subscribe(shard, reading, consumer).await? {
+            return Ok(None);
         }
         let push = &mut reading.push;
         let Some(live) = &mut push.live else { return Ok(None) };
@@ -159,26 +161,33 @@ impl Poller {
                 Ok(Some((batch, live)))
             }
             Ok(None) => Ok(None),
-            Err(refusal) => Err(self.lost(shard, reading, consumer, refusal).await),
+            Err(refusal) => self.lost(shard, reading, consumer, refusal).await.map(|()| None),
         }
     }
 
-    /// A subscription broke off.
-    async fn lost(&self, shard: &ShardId, reading: &mut Reading, consumer: &str, refusal: Refusal) -> Fault {
+    /// A subscription broke off: a fault, or the shard has ended with it.
+    async fn lost(&self, shard: &ShardId, reading: &mut Reading, consumer: &str, refusal: Refusal) -> Result<()> {
         reading.push.forget();
         reading.push.pacer.throttled(self.pauses.elapsed_us(), self.clock.random());
         match refusal.what {
-            What::InUse => taken(shard, consumer, &refusal.fault),
-            What::NotFound => {
-                *self.consumer.lock().await = None;
-                self.missing(shard).await
+            What::InUse => Err(taken(shard, consumer, &refusal.fault)),
+            What::NotFound => self.unfound(shard, reading).await,
+            What::Throttled | What::ExpiredIterator | What::ExpiredToken | What::InvalidArgument | What::Other => {
+                Err(refusal.fault)
             }
-            What::Throttled | What::ExpiredIterator | What::ExpiredToken | What::InvalidArgument | What::Other => refusal.fault,
         }
     }
 
-    /// Begins a subscription behind the last event, else behind the position.
-    async fn subscribe(&self, shard: &ShardId, reading: &mut Reading, consumer: &str) -> Result<()> {
+    /// Shard or consumer is not there: a fault, or the shard has ended.
+    async fn unfound(&self, shard: &ShardId, reading: &mut Reading) -> Result<()> {
+        *self.consumer.lock().await = None;
+        let children = self.denied(shard, reading).await?;
+        reading.cursor.vanish(children);
+        Ok(())
+    }
+
+    /// Begins a subscription behind the last event, else behind the position; false where the shard turned out to have ended.
+    async fn subscribe(&self, shard: &ShardId, reading: &mut Reading, consumer: &str) -> Result<bool> {
         let mut last = Fault::retry(format!("reading {shard}: no subscription after {TRIES} tries"));
         for _ in 0..TRIES {
             let arn = self.consumer(consumer).await?;
@@ -194,7 +203,7 @@ impl Poller {
                         // It has begun, and no event has said yet how to go on.
                         reading.cursor.set_iterator(Some(String::new()));
                     }
-                    return Ok(());
+                    return Ok(true);
                 }
                 Err(refusal) => refusal,
             };
@@ -204,12 +213,9 @@ impl Poller {
                 What::Throttled => last = refusal.fault,
                 // The number in an event is no record's: the position may well be known.
                 What::InvalidArgument if behind.is_some() => reading.cursor.set_iterator(None),
-                What::NotFound => {
-                    *self.consumer.lock().await = None;
-                    return Err(self.missing(shard).await);
-                }
+                What::NotFound => return self.unfound(shard, reading).await.map(|()| false),
                 What::InvalidArgument | What::ExpiredIterator | What::ExpiredToken | What::Other => {
-                    self.refused(shard, &mut reading.cursor, begin, refusal).await?;
+                    refused(shard, &mut reading.cursor, begin, refusal)?;
                 }
             }
         }

@@ -11,13 +11,16 @@ use sluicebox_actors::model::position::{Position, Sequence};
 use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::ports::{Read, ShardInfo, Stream};
 
-use super::{EMPTY_MAX, KinesisStream, Settings, TRIES};
+use super::ask::{DENIALS, TRIES};
+use super::{EMPTY_MAX, KinesisStream, Settings};
 use crate::client::AwsRuntime;
 use crate::kinesis::api::{Batch, Begin, What};
 use crate::kinesis::fixtures::{
     Call, Chance, NOW_US, RETENTION_US, Scripted, empty, info, lock, one_shard, page, place, plain, record, refuse, serve, shard,
 };
-use crate::kinesis::kpl::tests::aggregate;
+use sluicebox_fakeaws::kpl::aggregate;
+
+mod lost;
 
 fn stream(api: &Arc<Scripted>) -> KinesisStream {
     KinesisStream::new("s", Arc::new(api.clone()), AwsRuntime::current(), Arc::new(Chance(7)), Settings::default())

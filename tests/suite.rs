@@ -1,6 +1,7 @@
 //! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod calendar;
 mod changed_pipeline;
 mod cli;
 mod deploy;

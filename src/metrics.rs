@@ -89,8 +89,8 @@ async fn measure(
     }
 }
 
-/// Numbers are sent when it is said. One call is under way at a time: a process that is frozen in it, and wakes up to find that it
-/// failed, has lost its numbers at most, and never says them twice.
+/// Numbers are sent when it is said. One call is under way at a time: a process that is frozen in it, and wakes up to find that
+/// it failed, has lost its numbers at most, and never says them twice.
 pub struct Counting {
     done: mpsc::Sender<Done>,
     // Ends the task with it.

@@ -1,7 +1,7 @@
 //! Who watches from outside: numbers to CloudWatch, alerts to topics and webhooks; beside a run, or after each invocation.
 //!
-//! Owns: from settings to observers, their common end, how long an invocation waits for them. Does not own: what they do (metrics,
-//! alerts).
+//! Owns: from settings to observers, their common end, how long an invocation waits for them. Does not own: what they do
+//! (metrics, alerts).
 
 use std::sync::Arc;
 use std::time::Duration;

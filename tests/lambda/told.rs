@@ -81,7 +81,9 @@ fn alerts_and_numbers_of_an_invocation_are_out_before_it_answers() {
     local.put(good[..60].chunks(10).flat_map(|ten| ten.iter().cloned().chain([bad(&ten[0])])));
     local.put(good[60..].iter().flat_map(|one| [one.clone(), bad(one), bad(one), bad(one)]));
     let (site, _server) = served(Site::with_stream_of(&local).set("stream.shards=1"));
-    let site = ["breaker.window=50", "limits.fetch_records=20", "commit.size=2KiB"].into_iter().fold(site, Site::set);
+    let site = ["breaker.window=50", "limits.fetch_records=20", "limits.fetch=8KiB", "commit.size=8KiB"]
+        .into_iter()
+        .fold(site, Site::set);
     let watchers = Watchers::start();
     let mut mapping = Mapping::new(&site, Caller::own());
     mapping.sandbox = Some(watchers.sandbox(&site, mapping.caller.address()));

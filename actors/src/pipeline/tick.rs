@@ -1,8 +1,8 @@
 //! What has to happen although no record comes, done once by a process that lives for nothing else: a scheduled invocation.
 //!
 //! Owns: the visit to every shard (what was committed becomes visible, a shard that was read to its end ends, a quiet one moves
-//! its bound), then Gold until nothing is due; last, the shards of workers that are gone. It takes in no record, and takes no shard
-//! that it has no errand for. Does not own: records (ingest), the lease and the generation (turn), which window is due
+//! its bound), then Gold until nothing is due; last, the shards of workers that are gone. It takes in no record, and takes no
+//! shard that it has no errand for. Does not own: records (ingest), the lease and the generation (turn), which window is due
 //! (machines/gold), what a sign of life is (machines/fleet).
 
 use std::collections::BTreeSet;

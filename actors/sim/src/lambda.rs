@@ -70,7 +70,7 @@ impl Arena {
 impl Life {
     /// In some worlds a worker of a fleet was there first, and died. By a chance of its own: the others stay what they were.
     fn worker_before(&mut self, seed: u64) -> Result<(), Box<Failure>> {
-        let mut rng = Rng(seed ^ 0xF1EE_1A_3B_DA);
+        let mut rng = Rng(seed ^ 0x00F1_EE1A_3BDA);
         if rng.below(4) > 0 {
             return Ok(());
         }

@@ -1,10 +1,10 @@
 //! From log lines with a field `alert` to people.
 //!
-//! Whoever raises an alert writes a log line and goes on: a full queue, a slow topic, a webhook that is away hold nobody up. What
-//! could not be told stands in the log all the same.
+//! Whoever raises an alert writes a log line and goes on: a full queue, a slow topic, a webhook that is away hold nobody up, and
+//! no sink waits for another. What could not be told stands in the log all the same.
 //!
-//! Owns: the layer that finds the lines, the queue, telling each sink with a few tries. Does not own: the sinks (sluicebox_aws),
-//! how often equal alerts are told (machines/alerts).
+//! Owns: the layer that finds the lines, a queue for each sink, telling it with a few tries. Does not own: the sinks
+//! (sluicebox_aws), how often equal alerts are told (machines/alerts).
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +26,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 /// The field that makes a log line an alert: its value is the alert's name.
 const FIELD: &str = "alert";
-/// Alerts that wait to be told.
+/// Alerts that wait for a sink.
 const QUEUE_MAX: usize = 256;
 /// Fields of an alert, and characters of each: with them the queue is bounded in bytes.
 const FIELDS_MAX: usize = 16;
@@ -48,8 +48,16 @@ struct TapState {
 }
 
 struct Wire {
-    sender: mpsc::Sender<Alert>,
+    /// One for each sink.
+    queues: Vec<mpsc::Sender<Word>>,
     clock: Arc<dyn Clock>,
+}
+
+/// What waits in a queue.
+enum Word {
+    Alert(Alert),
+    /// Everything before it has been told: then it is dropped.
+    Mark(#[expect(dead_code, reason = "held for its Drop")] oneshot::Sender<()>),
 }
 
 impl Tap {
@@ -65,7 +73,7 @@ impl Tap {
         Finder(self.clone()).with_filter(is_alert.with_max_level_hint(LevelFilter::WARN))
     }
 
-    /// Alerts that found the queue full.
+    /// Alerts that found a queue full.
     pub fn overflow(&self) -> u64 {
         self.0.overflow.load(Ordering::Relaxed)
     }
@@ -79,9 +87,8 @@ impl Tap {
         let Some(wire) = wire.as_ref() else { return };
         let mut alert = Alert { at_us: wire.clock.now_us(), ..Alert::default() };
         event.record(&mut Reader(&mut alert));
-        if wire.sender.try_send(alert).is_err() {
-            self.0.overflow.fetch_add(1, Ordering::Relaxed);
-        }
+        let full = wire.queues.iter().filter(|queue| queue.try_send(Word::Alert(alert.clone())).is_err()).count();
+        self.0.overflow.fetch_add(full as u64, Ordering::Relaxed);
     }
 }
 
@@ -114,6 +121,11 @@ impl Visit for Reader<'_> {
 /// Alerts are being told.
 pub struct Alerting {
     tap: Tap,
+    tellers: Vec<Teller>,
+}
+
+struct Teller {
+    queue: mpsc::WeakSender<Word>,
     done: oneshot::Receiver<()>,
     // Ends the task with it.
     _task: Background,
@@ -121,21 +133,36 @@ pub struct Alerting {
 
 /// Begins to tell these sinks.
 pub fn start(tap: &Tap, sinks: Vec<Arc<dyn AlertSink>>, io: &AwsRuntime, clock: Arc<dyn Clock>) -> Alerting {
-    let (sender, alerts) = mpsc::channel(QUEUE_MAX);
-    let (end, done) = oneshot::channel();
-    tap.set(Some(Wire { sender, clock }));
-    let task = io.spawn(async move {
-        tell_all(alerts, &sinks).await;
-        drop(end);
-    });
-    Alerting { tap: tap.clone(), done, _task: task }
+    let (mut queues, mut tellers) = (Vec::new(), Vec::new());
+    for sink in sinks {
+        let (sender, words) = mpsc::channel(QUEUE_MAX);
+        let (end, done) = oneshot::channel();
+        let task = io.spawn(async move {
+            tell_all(words, sink.as_ref()).await;
+            drop(end);
+        });
+        tellers.push(Teller { queue: sender.downgrade(), done, _task: task });
+        queues.push(sender);
+    }
+    tap.set(Some(Wire { queues, clock }));
+    Alerting { tap: tap.clone(), tellers }
 }
 
 impl Alerting {
+    /// Waits until everything that has been raised so far is told, or given up. Who stops waiting changes nothing about that.
+    pub async fn flush(&self) {
+        // All marks before the first wait: the sinks are told side by side.
+        let marks: Vec<_> = self.tellers.iter().map(Teller::mark).collect();
+        futures_util::future::join_all(marks).await;
+    }
+
     /// Tells what is still to be told, for a few seconds at most.
     pub async fn finish(mut self) {
         self.tap.set(None);
-        let late = tokio::time::timeout(LAST_WORDS, &mut self.done).await.is_err();
+        let tellers = std::mem::take(&mut self.tellers);
+        // The tasks stay until all of them are done, or time is over.
+        let (done, _tasks): (Vec<_>, Vec<_>) = tellers.into_iter().map(|Teller { done, _task, .. }| (done, _task)).unzip();
+        let late = tokio::time::timeout(LAST_WORDS, futures_util::future::join_all(done)).await.is_err();
         let overflow = self.tap.overflow();
         if late || overflow > 0 {
             tracing::warn!(overflow, late, "not all alerts could be told; they stand in the log");
@@ -149,16 +176,28 @@ impl Drop for Alerting {
     }
 }
 
-async fn tell_all(mut alerts: mpsc::Receiver<Alert>, sinks: &[Arc<dyn AlertSink>]) {
+impl Teller {
+    async fn mark(&self) {
+        let (end, done) = oneshot::channel();
+        // Weakly held, so that the end of the wire is the end of the queue.
+        let Some(queue) = self.queue.upgrade() else { return };
+        if queue.send(Word::Mark(end)).await.is_ok() {
+            drop(queue);
+            // It comes to its end by being dropped.
+            done.await.unwrap_or_default();
+        }
+    }
+}
+
+async fn tell_all(mut words: mpsc::Receiver<Word>, sink: &dyn AlertSink) {
     let mut gate = Gate::default();
-    while let Some(mut alert) = alerts.recv().await {
+    while let Some(word) = words.recv().await {
+        let Word::Alert(mut alert) = word else { continue };
         let Some(repeated) = gate.admit(&alert.name, alert.subject(), alert.at_us) else { continue };
         alert.repeated = repeated;
-        for sink in sinks {
-            if let Err(fault) = tell(sink.as_ref(), &alert).await {
-                // No field `alert`: it would come back here.
-                tracing::warn!(name = alert.name, sink = sink.name(), %fault, "an alert could not be told");
-            }
+        if let Err(fault) = tell(sink, &alert).await {
+            // No field `alert`: it would come back here.
+            tracing::warn!(name = alert.name, sink = sink.name(), %fault, "an alert could not be told");
         }
     }
 }
@@ -243,6 +282,35 @@ mod tests {
         let expected = Alert { name: "quarantine".into(), message: "shard given up".into(), fields, at_us: 7, repeated: 0 };
         assert_eq!(heard[0], expected);
         assert_eq!(tap.overflow(), 0);
+    }
+
+    /// A sink that does not answer until it is let go.
+    struct Wall(tokio::sync::Semaphore);
+
+    #[async_trait::async_trait]
+    impl AlertSink for Wall {
+        fn name(&self) -> &str {
+            "wall"
+        }
+
+        async fn raise(&self, _: &Alert) -> Result<()> {
+            self.0.acquire().await.map(|passed| passed.forget()).map_err(|_| Fault::retry("closed"))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_raised_is_told_when_a_flush_ends_and_a_sink_that_is_away_holds_up_no_other_and_loses_nothing() {
+        let (tap, ear, wall) = (Tap::default(), Arc::new(Ear::default()), Arc::new(Wall(tokio::sync::Semaphore::new(0))));
+        let alerting = start(&tap, vec![wall.clone(), ear.clone()], &AwsRuntime::current(), Arc::new(Hand));
+        alerting.tellers[1].mark().await;
+        shout(&tap, || tracing::error!(alert = "gap", shard = 1, "a gap"));
+        shout(&tap, || tracing::error!(alert = "gap", shard = 2, "a gap"));
+        assert!(tokio::time::timeout(Duration::from_secs(2), alerting.flush()).await.is_err(), "the wall has told nobody");
+        assert_eq!(ear.heard.lock().expect("heard").len(), 2);
+        wall.0.add_permits(2);
+        alerting.flush().await;
+        assert_eq!(wall.0.available_permits(), 0, "both came through");
+        alerting.finish().await;
     }
 
     #[tokio::test(start_paused = true)]

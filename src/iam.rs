@@ -96,7 +96,7 @@ const GRANTS: &[Grant] = &[
     Grant { sid: "CheckTable", service: "dynamodb", on: Scope::Table, to: ALL,
         operations: &["DescribeTable"] },
     Grant { sid: "MakeTable", service: "dynamodb", on: Scope::NewTable, to: WORKS,
-        operations: &["CreateTable", "UpdateContinuousBackups"] },
+        operations: &["CreateTable", "UpdateContinuousBackups", "DescribeContinuousBackups"] },
     Grant { sid: "WriteRows", service: "dynamodb", on: Scope::Rows, to: WORKS,
         operations: &["GetItem", "Query", "PutItem", "UpdateItem", "DeleteItem"] },
     Grant { sid: "ReadRows", service: "dynamodb", on: Scope::Rows, to: &[Role::Reader],

@@ -1,7 +1,7 @@
 //! Taking over from a fleet of the Kinesis Client Library: its leases become the rows of a new pipeline.
 //!
-//! Owns: that nobody works with the leases, the look into aggregates at checkpoints, writing rows only where there are none. Does
-//! not own: leases and what they mean (sluicebox_aws::dynamo::kcl), what is printed (cli/shards).
+//! Owns: that nobody works with the leases, the look into aggregates at checkpoints, writing rows only where there are none.
+//! Does not own: leases and what they mean (sluicebox_aws::dynamo::kcl), what is printed (cli/shards).
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Numbers of a run, every minute.
+//! Numbers of a run, every minute; or of a process that is frozen between its pieces of work, after each of them.
 //!
 //! Owns: looking at the board, when numbers are sent, and sending the last ones at the end. Does not own: the numbers
 //! (sluicebox_aws::cloudwatch::metering), the call (sluicebox_aws::cloudwatch::metrics).
@@ -6,18 +6,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::window::Bound;
 use sluicebox_actors::ports::Clock;
 use sluicebox_actors::toolkit::board::{Board, Life, Live};
 use sluicebox_aws::client::{AwsRuntime, Background};
-use sluicebox_aws::cloudwatch::metering::{Hold, Look, Metering};
+use sluicebox_aws::cloudwatch::metering::{Look, Metering};
 use sluicebox_aws::cloudwatch::metrics::{CloudWatchMetrics, Published};
 use tokio::sync::{mpsc, oneshot};
 
-/// How often the board is looked at: a shard that is new is seen before it has done much.
+/// How often the board is looked at: how long epochs took is known to within that.
 const LOOK: Duration = Duration::from_millis(250);
 /// How long the end of a run waits for the last numbers.
 const LAST_NUMBERS: Duration = Duration::from_secs(10);
+
+/// Pieces of work whose numbers wait to be sent: far more than there are while CloudWatch answers at all.
+const WAITING_MAX: usize = 64;
 
 /// Numbers are being sent.
 pub struct Measuring {
@@ -85,8 +89,53 @@ async fn measure(
     }
 }
 
+/// Numbers are sent when it is said. One call is under way at a time: a process that is frozen in it, and wakes up to find that
+/// it failed, has lost its numbers at most, and never says them twice.
+pub struct Counting {
+    done: mpsc::Sender<Done>,
+    // Ends the task with it.
+    _task: Background,
+}
+
+/// A piece of work that is done.
+struct Done {
+    looks: Vec<(ShardId, Look)>,
+    /// Dropped when its numbers are sent, or known not to have been.
+    _sent: oneshot::Sender<()>,
+}
+
+/// Waits for work that is done.
+pub fn count(cloudwatch: CloudWatchMetrics, io: &AwsRuntime, clock: Arc<dyn Clock>) -> Counting {
+    let (done, mut waiting) = mpsc::channel::<Done>(WAITING_MAX);
+    let task = io.spawn(async move {
+        let mut metering = Metering::default();
+        while let Some(first) = waiting.recv().await {
+            let mut all = vec![first];
+            all.extend(std::iter::from_fn(|| waiting.try_recv().ok()));
+            for done in &all {
+                metering.look(done.looks.iter().map(|(shard, look)| (shard, look)), clock.now_us());
+            }
+            publish(&mut metering, &cloudwatch, clock.now_us()).await;
+        }
+    });
+    Counting { done, _task: task }
+}
+
+impl Counting {
+    /// Sends what stands on the board of a piece of work, and what could not be sent before. It is taken in at once; who stops
+    /// waiting changes nothing about that.
+    pub async fn send(&self, board: &Board) {
+        let (end, sent) = oneshot::channel();
+        let looks = board.all().into_iter().map(|(shard, live)| (shard, seen(live, true))).collect();
+        match self.done.try_send(Done { looks, _sent: end }) {
+            Ok(()) => sent.await.unwrap_or_default(),
+            Err(_) => tracing::warn!("CloudWatch has not answered for a long time: the numbers of an invocation are left out"),
+        }
+    }
+}
+
 fn look(metering: &mut Metering, board: &Board, now_us: i64) {
-    let looks: Vec<_> = board.all().into_iter().map(|(shard, live)| (shard, seen(live))).collect();
+    let looks: Vec<_> = board.all().into_iter().map(|(shard, live)| (shard, seen(live, false))).collect();
     metering.look(looks.iter().map(|(shard, look)| (shard, look)), now_us);
 }
 
@@ -101,19 +150,20 @@ async fn publish(metering: &mut Metering, cloudwatch: &CloudWatchMetrics, now_us
     }
 }
 
-fn seen(live: Live) -> Look {
-    let hold = match live.life {
-        Life::Running | Life::Finished => Hold::Ours,
-        Life::Starting | Life::Restarting => Hold::Unsure,
-        Life::Blocked | Life::Elsewhere => Hold::Foreign,
-        Life::Quarantined | Life::Tripped => Hold::GivenUp,
+/// `fresh`: what the board says of shards that others have was looked up for this piece of work, and nobody else tells it.
+fn seen(live: Live, fresh: bool) -> Look {
+    let open = match live.life {
+        Life::Running => true,
+        Life::Elsewhere => fresh,
+        Life::Starting | Life::Restarting | Life::Blocked => false,
+        Life::Finished | Life::Quarantined | Life::Tripped => false,
     };
-    let open = live.life == Life::Running;
     let bound = live.bound.filter(|bound| open && *bound > Bound::UNKNOWN);
     Look {
-        hold,
+        given_up: live.life.is_lost(),
+        since: live.since,
         totals: live.totals,
-        epoch: live.epoch,
+        epochs: live.epochs,
         idle: live.idle,
         behind_us: live.behind_us.filter(|_| open),
         bound_us: bound.map(|bound| bound.0),
@@ -123,7 +173,6 @@ fn seen(live: Live) -> Look {
 #[cfg(test)]
 mod tests {
     use aws_sdk_cloudwatch::config::{BehaviorVersion, Credentials, Region};
-    use sluicebox_actors::model::position::ShardId;
     use sluicebox_fakeaws::cloudwatch::FakeCloudWatch;
     use sluicebox_fakeaws::faults::Fault as Trouble;
 
@@ -157,12 +206,52 @@ mod tests {
         let (cloudwatch, board, mut metering) = (cloudwatch_at(&fake.url()), Board::default(), Metering::default());
         let shard = ShardId::new("shard-0");
         for (total, trouble) in [(1000, None), (1010, Some(Trouble::Status(403, "AccessDenied"))), (1025, None), (1025, None)] {
-            board.update(&shard, |live| (live.life, live.totals.received) = (Life::Running, total));
+            board.update(&shard, |live| {
+                (live.since.lease, live.since.totals.received, live.totals.received) = (1, 1000, total);
+            });
             look(&mut metering, &board, 0);
             trouble.into_iter().for_each(|trouble| fake.faults().next("PutMetricData", 1, trouble));
             publish(&mut metering, &cloudwatch, 0).await;
         }
         assert_eq!(received(&fake), [0.0, 25.0, 0.0]);
+    }
+
+    /// What one invocation leaves: a shard that it took at some total and brought to another.
+    fn board(lease: u64, before: u64, after: u64) -> Board {
+        let board = Board::default();
+        board.update(&ShardId::new("shard-0"), |live| {
+            (live.life, live.since.lease) = (Life::Running, lease);
+            (live.since.totals.received, live.totals.received) = (before, after);
+        });
+        board
+    }
+
+    #[tokio::test]
+    async fn each_invocation_sends_what_it_committed_and_what_could_not_be_sent_before() {
+        let fake = FakeCloudWatch::start().await.expect("starts");
+        let counting = count(cloudwatch_at(&fake.url()), &AwsRuntime::current(), Arc::new(SystemClock));
+        counting.send(&board(3, 1000, 1010)).await;
+        fake.faults().next("PutMetricData", 1, Trouble::Status(403, "AccessDenied"));
+        // Others had the shard in between.
+        counting.send(&board(7, 1500, 1503)).await;
+        counting.send(&board(8, 1503, 1504)).await;
+        assert_eq!(received(&fake), [10.0, 4.0]);
+        // Two at once: neither waits for the other to be counted, and each waits until its own numbers are there.
+        fake.faults().next("PutMetricData", 1, Trouble::Delay(Duration::from_millis(200)));
+        let (first, second) = (board(9, 1504, 1604), board(10, 1604, 1605));
+        tokio::join!(counting.send(&first), counting.send(&second));
+        assert_eq!(received(&fake)[2..].iter().sum::<f64>(), 101.0);
+    }
+
+    #[tokio::test]
+    async fn numbers_that_nobody_waited_for_are_sent_all_the_same() {
+        let fake = FakeCloudWatch::start().await.expect("starts");
+        let counting = count(cloudwatch_at(&fake.url()), &AwsRuntime::current(), Arc::new(SystemClock));
+        fake.faults().next("PutMetricData", 1, Trouble::Delay(Duration::from_millis(100)));
+        let waited = tokio::time::timeout(Duration::ZERO, counting.send(&board(3, 0, 5))).await;
+        assert!(waited.is_err(), "it takes longer than no time");
+        counting.send(&board(4, 5, 7)).await;
+        assert_eq!(received(&fake).iter().sum::<f64>(), 7.0);
     }
 
     #[tokio::test]

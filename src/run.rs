@@ -18,7 +18,7 @@ use sluicebox_actors::toolkit::board::{Board, Live, LiveSink};
 use sluicebox_actors::toolkit::crash;
 use sluicebox_actors::toolkit::spawn::Place;
 use sluicebox_lambda::event::Role;
-use sluicebox_lambda::function::{self, Function};
+use sluicebox_lambda::function::{self, Function, Observer};
 use tokio::sync::watch;
 
 use crate::read::status::{RunStatus, ShardStatus, SinkStatus};
@@ -45,9 +45,9 @@ pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> 
 }
 
 /// Fetches invocations from AWS Lambda and answers them, until the sandbox ends. Nothing runs between two of them.
-pub fn invoked(parts: Parts, role: Option<Role>) -> Result<()> {
+pub fn invoked(parts: Parts, role: Option<Role>, observer: Arc<dyn Observer>) -> Result<()> {
     arm_crashes()?;
-    on_actors(|places| function::serve(Function::new(parts, places, role)))
+    on_actors(|places| function::serve(Function::new(parts, places, role, observer)))
 }
 
 /// Tests kill the program where it hurts.

@@ -23,7 +23,7 @@ fn deployed() -> Loaded {
     load(&Source::File(folder().join("pipeline.toml")), [], &[]).unwrap()
 }
 
-/// The needs of the deployed pipeline under the templates' names, with what the templates make for it besides.
+/// The needs of the deployed pipeline under the templates' names.
 fn needs(settings: &Settings) -> Needs {
     let plain = Needs::of(settings);
     let store = plain.store.as_ref().unwrap();
@@ -32,6 +32,14 @@ fn needs(settings: &Settings) -> Needs {
         (Some("clicks"), "sluicebox", "clickstream")
     );
     assert_eq!(store.bucket, "sluicebox-123456789012-eu-central-1");
+    assert_eq!(
+        (plain.queues.as_slice(), plain.topics.as_slice(), plain.namespace.as_deref()),
+        (
+            &["https://sqs.eu-central-1.amazonaws.com/123456789012/clickstream-letters".to_owned()][..],
+            &["arn:aws:sns:eu-central-1:123456789012:clickstream-alerts".to_owned()][..],
+            Some("DataPipelines")
+        )
+    );
     Needs {
         stream: Some("${StreamName}".to_owned()),
         store: Some(Store {
@@ -43,7 +51,6 @@ fn needs(settings: &Settings) -> Needs {
         }),
         queues: vec!["${PipelineName}-letters".to_owned()],
         topics: vec!["arn:aws:sns:${AWS::Region}:${AWS::AccountId}:${PipelineName}-alerts".to_owned()],
-        namespace: Some("DataPipelines".to_owned()),
         ..plain
     }
 }
@@ -139,7 +146,32 @@ fn containers_are_not_root_and_cannot_write_but_to_their_data() {
     assert!(last.contains("distroless") && last.contains(":nonroot"), "{last}");
 }
 
-/// Names of settings in the environment of task and function are names of settings.
+/// A value that no pipeline file here has, as a template would give it.
+fn plausible(variable: &str) -> &'static str {
+    match variable {
+        "SLUICEBOX__COLLECT__AFTER_EPOCHS" => "9",
+        "SLUICEBOX__PIPELINE__NAME" => "other",
+        "SLUICEBOX__STREAM__NAME" => "other-stream",
+        "SLUICEBOX__STORE__TABLE" => "other-table",
+        "SLUICEBOX__STORE__BUCKET" => "other-bucket",
+        "SLUICEBOX__SINK__LETTERS__QUEUE_URL" => "https://sqs.eu-west-1.amazonaws.com/210987654321/other-letters",
+        "SLUICEBOX__ALERTS__SNS_TOPIC" => "arn:aws:sns:eu-west-1:210987654321:other-alerts",
+        other => panic!("{other}: what may it be set to?"),
+    }
+}
+
+/// What the settings say where a variable's name leads to: names select inside lists.
+fn said(settings: &Value, variable: &str) -> String {
+    let path = variable.trim_start_matches("SLUICEBOX__").to_lowercase();
+    let found = path.split("__").try_fold(settings, |at, segment| match at {
+        Value::Array(items) => items.iter().find(|item| item["name"] == segment),
+        other => other.get(segment),
+    });
+    let found = found.unwrap_or_else(|| panic!("{variable} leads nowhere"));
+    found.as_str().map_or_else(|| found.to_string(), str::to_owned)
+}
+
+/// Each variable in the environment of task and function reaches its setting; and these are all that name things of an account.
 #[test]
 fn what_the_environment_sets_is_read() {
     for (file, marks) in [("template.yaml", "Name: "), ("lambda.yaml", ""), ("task-definition.json", "\"name\": \"")] {
@@ -150,15 +182,44 @@ fn what_the_environment_sets_is_read() {
             .filter(|line| line.starts_with("SLUICEBOX__"))
             .map(|line| line.split(|c: char| !(c.is_ascii_uppercase() || c == '_')).next().unwrap())
             .collect();
-        assert!(names.len() >= 3, "{file}: {names:?}");
-        let value = |name: &str| if name.ends_with("_EPOCHS") { "8" } else { "other" }.to_owned();
-        let variables: Vec<(String, String)> = names.iter().map(|name| (name.to_string(), value(name))).collect();
+        for needed in ["STREAM__NAME", "STORE__TABLE", "STORE__BUCKET", "SINK__LETTERS__QUEUE_URL", "ALERTS__SNS_TOPIC"] {
+            assert!(names.contains(&&*format!("SLUICEBOX__{needed}")), "{file} does not set {needed}");
+        }
+        let variables: Vec<(String, String)> = names.iter().map(|name| (name.to_string(), plausible(name).to_owned())).collect();
         let settings = load(&Source::File(folder().join("pipeline.toml")), variables, &[]).unwrap().settings;
-        assert_eq!(
-            (settings.stream.name.as_str(), settings.store.bucket.as_str(), settings.store.table.as_str()),
-            ("other", "other", "other")
-        );
+        let settings = serde_json::to_value(settings).unwrap();
+        for name in names {
+            assert_eq!(said(&settings, name), plausible(name), "{file}: {name}");
+        }
     }
+}
+
+/// An alarm by its name: the lines below it.
+fn alarm(template: &str, name: &str) -> String {
+    let (_, after) = template.split_once(&format!("\n  {name}:\n")).unwrap_or_else(|| panic!("no {name}"));
+    after.lines().take_while(|line| line.is_empty() || line.starts_with("    ")).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn the_alarms_look_at_numbers_that_the_deployed_pipeline_sends() {
+    let (template, settings) = (read("template.yaml"), deployed().settings);
+    assert!(settings.metrics.cloudwatch);
+    let metering = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/aws/cloudwatch/metering.rs")).unwrap();
+    let mut looked_at = 0;
+    for part in template.split(&format!("Namespace: {}\n", settings.metrics.namespace)).skip(1) {
+        let name = part.trim_start().strip_prefix("MetricName: ").and_then(|rest| rest.lines().next()).unwrap();
+        assert!(metering.contains(&format!("one(\"{name}\"")), "{name} is never sent");
+        assert!(part.lines().take(4).any(|line| line.contains("{ Name: Pipeline, Value: !Ref PipelineName }")), "{name}");
+        looked_at += 1;
+    }
+    assert_eq!(looked_at, template.matches("DataPipelines\n").count());
+    assert!(looked_at >= 5, "{looked_at}");
+    // Five minutes without a number are a stop only where a number comes each minute; without workers there is none.
+    let waits = alarm(&template, "OldestRecordWaits");
+    for line in ["Condition: HasWorkers", "MetricName: IteratorAgeMs", "Period: 60", "TreatMissingData: breaching"] {
+        assert!(waits.contains(line), "{line}: {waits}");
+    }
+    assert_eq!(settings.metrics.interval.us(), 60_000_000);
 }
 
 #[test]

@@ -81,7 +81,8 @@ impl Fleet {
     /// A pipeline in a directory.
     fn on_disk(&self) -> Site {
         let site = Site::empty().set("stream.kind=kinesis").set("limits.fetch_records=200").set("limits.fetch=64KiB");
-        let site = site.set("limits.in_flight=256KiB").env("AWS_ENDPOINT_URL_KINESIS", &self.cloud.endpoint);
+        let site =
+            site.set("limits.in_flight=256KiB").set("commit.size=64KiB").env("AWS_ENDPOINT_URL_KINESIS", &self.cloud.endpoint);
         site.env("AWS_ENDPOINT_URL_DYNAMODB", &self.cloud.dynamo.url())
     }
 }

@@ -1,9 +1,11 @@
 //! Goal: the program as Lambda starts it makes the tables of a quiet run, whatever comes again and however often it dies.
 
 mod runtime_api;
+mod told;
 
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
@@ -179,13 +181,18 @@ fn event(shard: &ShardId, records: &[RawRecord]) -> Value {
 }
 
 /// The program under the name by which Lambda starts it: no argument, everything from the environment.
-fn bootstrap(site: &Site, runtime_api: &str, death: Option<&str>, number: usize) -> Running {
+fn sandbox(site: &Site, runtime_api: &str) -> Command {
     let mut command = super::support::process::program(site.folder());
     command.arg0(site.folder().join("bootstrap"));
     command.env("SLUICEBOX_DATA", "data").envs(site.variables());
     let names = ["FUNCTION_NAME", "FUNCTION_VERSION", "LOG_GROUP_NAME", "LOG_STREAM_NAME"];
     command.envs(names.map(|name| (format!("AWS_LAMBDA_{name}"), "f")));
     command.env("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024").env("AWS_LAMBDA_RUNTIME_API", runtime_api);
+    command
+}
+
+fn bootstrap(site: &Site, runtime_api: &str, death: Option<&str>, number: usize) -> Running {
+    let mut command = sandbox(site, runtime_api);
     if let Some(death) = death {
         command.env("SLUICEBOX_CRASH", death);
     }

@@ -208,15 +208,20 @@ fn each_way_to_be_no_event_has_its_own_reason_and_costs_only_itself() {
 
 #[test]
 fn a_storm_of_bad_records_pauses_the_shard_instead_of_draining_it_into_letters() {
-    let bench = Bench::shipped("config/local.toml").with("stream.shards=1");
-    let file = bench.write("storm.ndjson", &vec![b"not an event".to_vec(); 2_000].join(&b'\n'));
-    bench.good(&["put".into(), file.into_os_string()]);
-    let ran = bench.run(&["run", "--drain"]);
-    assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
-    assert!((ran.out + &ran.err).contains("shardId-000000000000"));
-    assert!(letters(&bench.data()).is_empty(), "what the breaker held back is still in the stream");
-    // Told that they are meant to be letters, it goes on where it stood.
-    let bench = bench.with("breaker.enabled=false");
-    bench.good(&["run", "--drain"]);
-    assert_eq!(letters(&bench.data()).len(), 2_000);
+    // What is no event at all, and what somebody deployed the wrong schema for.
+    let wrong = br#"{"eventType":"click","userId":"u1","timestamp":"2026-01-05T08:00:00Z"}"#;
+    for (record, reason) in [(&b"not an event"[..], "invalid_json"), (&wrong[..], "contract")] {
+        let bench = Bench::shipped("config/local.toml").with("stream.shards=1");
+        let file = bench.write("storm.ndjson", &vec![record.to_vec(); 2_000].join(&b'\n'));
+        bench.good(&["put".into(), file.into_os_string()]);
+        let ran = bench.run(&["run", "--drain"]);
+        assert_eq!(ran.code, 1, "{}\n{}", ran.out, ran.err);
+        let said = ran.out + &ran.err;
+        assert!(said.contains("shardId-000000000000") && said.contains(reason), "{reason}: {said}");
+        assert!(letters(&bench.data()).is_empty(), "what the breaker held back is still in the stream");
+        // Told that they are meant to be letters, it goes on where it stood.
+        let bench = bench.with("breaker.enabled=false");
+        bench.good(&["run", "--drain"]);
+        assert_eq!(letters(&bench.data()).len(), 2_000);
+    }
 }

@@ -181,7 +181,7 @@ fn a_sink_has_the_keys_of_its_kind_and_no_others() {
     let sink = |keys: &str| format!("{BASE}\n[[sink]]\nname = \"a\"\n{keys}\n");
     for good in [
         "kind = \"sqs\"\nqueue_url = \"https://q\"\nmax_backlog = 5\non_backlog = \"pause\"\nreplay_letters = true",
-        "kind = \"influx\"\nurl = \"http://h\"\nbucket = \"b\"\ntables = [\"hourly\"]\nmax_lag = \"5m\"",
+        "kind = \"influx\"\nurl = \"http://h\"\nbucket = \"b\"\ntables = [\"hourly\"]\nmax_lag = \"5m\"\nmax_window = \"1MiB\"",
         "kind = \"timestream\"\ndatabase = \"d\"\ntable = \"t\"",
         "kind = \"file\"\npath = \"x\"\ntakes = \"letters\"\nmax_backlog = 5",
     ] {
@@ -194,6 +194,8 @@ fn a_sink_has_the_keys_of_its_kind_and_no_others() {
         ("kind = \"sqs\"\nqueue_url = \"q\"\nurl = \"u\"", "`sink.0.url`: a sink of this kind has no such key"),
         ("kind = \"sqs\"\nqueue_url = \"q\"\ntables = [\"hourly\"]", "`sink.0.tables`: it is given letters and no Gold"),
         ("kind = \"sqs\"\nqueue_url = \"q\"\nmax_lag = \"5m\"", "max_backlog is its limit"),
+        ("kind = \"sqs\"\nqueue_url = \"q\"\nmax_window = \"5MiB\"", "it is given letters and no Gold"),
+        ("kind = \"file\"\npath = \"x\"\nmax_window = \"1KiB\"", "next to nothing"),
         ("kind = \"sqs\"\nqueue_url = \"q\"\ntakes = \"gold\"", "takes one thing anyway"),
         ("kind = \"file\"\npath = \"x\"\nmax_backlog = 5", "max_lag is its limit"),
         ("kind = \"file\"\npath = \"x\"\non_backlog = \"pause\"", "only letters can be too many"),

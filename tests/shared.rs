@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use serde_json::Value;
 use sluicebox_fakeaws::dynamo::FakeDynamo;
 use sluicebox_fakeaws::faults::Fault;
 use sluicebox_fakeaws::s3::FakeS3;
@@ -13,12 +14,14 @@ use sluicebox_stream::api::{self, Options, Server};
 use tokio::runtime::Runtime;
 
 use super::kinesis::{Then, stamped};
+use super::support::process::Ran;
 use super::support::site::{Evidence, Site, files};
 
 /// A Kinesis, an S3 and a DynamoDB on loopback ports of this process.
 pub(crate) struct Cloud {
-    s3: FakeS3,
+    pub(crate) s3: FakeS3,
     pub(crate) dynamo: FakeDynamo,
+    pub(crate) kinesis: Server,
     pub(crate) endpoint: String,
     // The services run there.
     _runtime: Runtime,
@@ -35,8 +38,9 @@ impl Cloud {
         let server = Server::new(stream.data().join("stream"), Arc::new(Then), Options::default()).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let kinesis = server.clone();
         runtime.spawn(async { api::serve(listener, server, std::future::pending()).await.unwrap() });
-        Self { s3, dynamo, endpoint, _runtime: runtime, _stream: stream }
+        Self { s3, dynamo, kinesis, endpoint, _runtime: runtime, _stream: stream }
     }
 
     /// A worker with a disk of its own.
@@ -60,17 +64,27 @@ impl Cloud {
             .env("AWS_ENDPOINT_URL_DYNAMODB", &self.dynamo.url())
     }
 
-    /// Who has the shards, as `shards` tells it.
-    fn owners(&self) -> BTreeSet<String> {
+    /// The shards, as `shards` tells of them.
+    pub(crate) fn shards(&self) -> Vec<Value> {
         // Before the first worker has begun there is no pipeline to look at.
         let out = self.worker().ran(&["shards", "--format", "json"]).out;
-        let lines = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let owners = lines.filter_map(|line| line["owner"].as_str().map(str::to_owned));
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Who has the shards.
+    pub(crate) fn owners(&self) -> BTreeSet<String> {
+        let shards = self.shards();
+        let owners = shards.iter().filter_map(|line| line["owner"].as_str().map(str::to_owned));
         owners.filter(|owner| !owner.is_empty()).collect()
     }
 
+    /// How often an operation of Kinesis was asked.
+    pub(crate) fn reads(&self) -> u64 {
+        self.kinesis.state()["calls"]["GetRecords"].as_u64().unwrap_or(0)
+    }
+
     /// The tables as a machine sees them that has never worked on them; the audit holds, and no upload is left.
-    fn evidence(&self) -> Evidence {
+    pub(crate) fn evidence(&self) -> Evidence {
         let looker = self.worker();
         looker.ran(&["audit"]).expect(0, "audit");
         assert_eq!(self.s3.uploads(), 0, "uploads neither completed nor aborted");
@@ -78,7 +92,7 @@ impl Cloud {
     }
 }
 
-fn staged(worker: &Site) -> Vec<PathBuf> {
+pub(crate) fn staged(worker: &Site) -> Vec<PathBuf> {
     files(&worker.data().join("state/staged"))
 }
 
@@ -158,6 +172,27 @@ fn workers_that_run_at_the_same_time_share_the_shards_and_one_that_is_killed_is_
     }
     cloud.worker().drain();
     cloud.evidence().must_equal(&expected, "shared by three workers");
+}
+
+/// Found by the fleet attack: one call of the beginning was made without patience.
+#[test]
+fn a_worker_that_begins_waits_out_whichever_of_its_first_calls_fails() {
+    let local = Site::with_events(10);
+    for number in 0..8 {
+        let cloud = Cloud::with_stream_of(&local);
+        for (faults, operations) in [
+            (cloud.dynamo.faults(), &["GetItem", "PutItem", "UpdateItem", "Query", "DescribeTable"][..]),
+            (cloud.s3.faults(), &["GetObject", "HeadObject", "PutObject", "DeleteObject", "ListObjectsV2"][..]),
+        ] {
+            for operation in operations {
+                faults.spare(operation, number);
+                faults.next(operation, 1, Fault::Status(500, "InternalError"));
+            }
+        }
+        let Ran { err, .. } =
+            cloud.worker().ran(&["run", "--drain"]).expect(0, &format!("call {number} of each operation failed"));
+        assert!(number > 0 || err.contains("beginning"), "{err}");
+    }
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! The whole-system tests of the root package, in one binary: each links the SQL engine, so there is one.
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
+mod calendar;
 mod changed_pipeline;
 mod cli;
 mod deploy;
 mod disk;
 mod embedded_stream;
+mod emulated;
 mod engine {
     mod common;
     mod commute;
@@ -35,6 +37,7 @@ mod merge;
 mod recorded;
 mod settings;
 mod shared;
+mod shared_faults;
 mod side_by_side;
 mod simulated;
 mod sinks;

@@ -1,19 +1,23 @@
 //! What was committed before: taking a shard over, and reading its chain of epochs back.
 //!
-//! Owns: the lease CAS, the publication of pending outputs at takeover, walking epoch objects. Does not own: new commits
-//! (machines/commit).
+//! Owns: the lease CAS, the publication of pending outputs at takeover, what is told of one that is lost, walking epoch objects.
+//! Does not own: new commits (machines/commit), the ledger (history/ledger).
+
+pub mod ledger;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::machines::commit::{Committed, History};
-use crate::model::epoch::{EpochObject, Hash, ObjectRef};
+use crate::model::epoch::{EpochObject, Hash, ObjectRef, PendingOutput};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Recall, Rows};
 use crate::toolkit::crash;
+use crate::toolkit::pause::Pause;
 
 /// Tries of the lease CAS against commits of a generation that is just ending.
 const TAKE_TRIES: u32 = 8;
@@ -39,11 +43,11 @@ pub async fn take_over(
     rows: &dyn Rows,
     blobs: &dyn Blobs,
     outputs: &dyn Outputs,
-    clock: &dyn Clock,
+    clock: &Arc<dyn Clock>,
     shard: &ShardId,
     owner: &str,
 ) -> Result<Taken> {
-    let row = raise_lease(rows, shard, owner, clock.random(), None).await?;
+    let row = raise_lease(rows, clock, shard, owner, None, || ()).await?;
     recover(rows, blobs, outputs, row).await
 }
 
@@ -65,7 +69,10 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
             return Err(Fault::corrupt(format!("the newest epoch object of {shard} does not belong to its row: {}", object.key)));
         }
         for held in &pending {
-            outputs.publish(permit, held).await?;
+            if let Err(fault) = outputs.publish(permit, held).await {
+                tell_if_lost(blobs, &row, &held.output, &fault).await;
+                return Err(fault);
+            }
             published += 1;
             crash::pass("takeover.after_publish");
         }
@@ -110,26 +117,41 @@ pub async fn recall(rows: &dyn Rows, blobs: &dyn Blobs, row: &ShardRow, fresh_us
 }
 
 /// Takes the lease of a shard. With `only` it is taken from whoever has that lease and from nobody later: where workers share
-/// shards, the last owner was seen to be gone, and a newer one was not.
+/// shards, the last owner was seen to be gone, and a newer one was not. `sending` is called before each try is sent: how long the
+/// lease is ours counts from there, since whoever waits for a life sign of ours may have seen the row before we hear that we won.
 ///
-/// `random` makes the row of this try unlike that of any other, even of an owner with the same name: an answer that did not come
-/// is settled by comparing rows.
-pub async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: u64, only: Option<u64>) -> Result<ShardRow> {
-    let mut unanswered = None;
+/// Each try has a row unlike that of any other, even of an owner with the same name: an answer that did not come is settled by
+/// comparing rows.
+pub async fn raise_lease(
+    rows: &dyn Rows,
+    clock: &Arc<dyn Clock>,
+    shard: &ShardId,
+    owner: &str,
+    only: Option<u64>,
+    mut sending: impl FnMut(),
+) -> Result<ShardRow> {
+    let (mut tried, mut unanswered, mut pause) = (Vec::new(), None, Pause::new(clock.clone()));
     for _ in 0..TAKE_TRIES {
+        if let Some(fault) = &unanswered {
+            // A table that throttles is asked by every worker for every shard: at once again would be a storm.
+            pause.after("taking a lease", fault).await;
+        }
         let row = rows.shard(shard).await?.ok_or_else(|| Fault::corrupt(format!("no row for {shard}")))?;
-        if only.is_some_and(|lease_epoch| lease_epoch != row.lease_epoch) {
+        // A try of ours may have arrived after all. Since when its row could be seen is not known any more: once again.
+        let is_late = || tried.iter().any(|taken| is_ours(&row, taken));
+        if only.is_some_and(|lease_epoch| lease_epoch != row.lease_epoch) && !is_late() {
             return Err(Fault::fenced(format!("{shard} was taken by {} meanwhile", row.owner)));
         }
         let mut taken = row.clone();
         taken.lease_epoch += 1;
         taken.owner = owner.to_owned();
         taken.wanted_by = String::new();
-        taken.heartbeat = random >> HEARTBEAT_SPARE;
+        taken.heartbeat = clock.random() >> HEARTBEAT_SPARE;
         if taken.state == ShardState::Blocked {
             taken.state = ShardState::Open;
             taken.bound = opening_bound(rows, &row).await?;
         }
+        sending();
         match rows.update_shard(row.fence(), &taken).await {
             Ok(Cas::Won) => return Ok(taken),
             Ok(Cas::Lost) => {}
@@ -138,7 +160,10 @@ pub async fn raise_lease(rows: &dyn Rows, shard: &ShardId, owner: &str, random: 
             Err(fault) => match rows.shard(shard).await? {
                 Some(now) if is_ours(&now, &taken) => return Ok(now),
                 // It did not arrive: tried again.
-                Some(now) if now.fence() == row.fence() => unanswered = Some(fault),
+                Some(now) if now.fence() == row.fence() => {
+                    unanswered = Some(fault);
+                    tried.push(taken);
+                }
                 Some(_) | None => return Err(Fault::fenced(format!("{shard} was taken by somebody else"))),
             },
         }
@@ -174,6 +199,24 @@ pub async fn damage_or_fence(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> F
         Ok(Some(_) | None) => fault,
         Err(unknown) => unknown,
     }
+}
+
+/// Raises the alert for an output of a committed epoch that can be made visible no more, with the slice of the stream that it
+/// holds. That slice is not read again: its records are counted, in Gold and in the ledger.
+pub async fn tell_if_lost(blobs: &dyn Blobs, row: &ShardRow, output: &PendingOutput, fault: &Fault) {
+    if fault.kind() != Kind::Corrupt {
+        return;
+    }
+    let links = chain(blobs, row, output.epoch.saturating_sub(1)).await.unwrap_or_default();
+    let header = links.into_iter().map(|link| link.epoch.header).find(|header| header.epoch == output.epoch);
+    let (from, to) = header.map_or_else(|| ("?".into(), "?".into()), |header| (header.from.to_string(), header.to.to_string()));
+    tracing::error!(
+        alert = "output_lost",
+        shard = %row.shard, epoch = output.epoch, path = output.path, rows = output.rows, from, to, %fault,
+        "a file of a committed epoch is lost: its records, those after `from` up to and with `to`, are missing from that table \
+         until the pipeline is run anew under another name while the stream still has them; state, Gold and all other files are \
+         unharmed"
+    );
 }
 
 /// Reads an epoch object and holds it to its reference.

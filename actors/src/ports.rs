@@ -250,7 +250,8 @@ pub trait GoldFiles: Send + Sync {
 /// The table `ledger`: lines of epochs whose objects are about to be collected.
 #[async_trait]
 pub trait LedgerFiles: Send + Sync {
-    /// Writes consecutive lines of one shard as one visible file, durably. Idempotent by (shard, first, last epoch).
+    /// Adds consecutive lines of one shard as one visible file, durably; those that stand already are left out, whoever wrote
+    /// them. Lines that contradict them, or leave out epochs behind them, are `Corrupt`.
     async fn append(&self, lines: &[LedgerLine]) -> Result<()>;
     /// All lines of a shard, in order of epochs.
     async fn lines(&self, shard: &ShardId) -> Result<Vec<LedgerLine>>;

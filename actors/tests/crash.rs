@@ -1,10 +1,12 @@
 //! The process dies at every single operation, and another one takes over.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::drain::filled;
 use sluicebox_actors::history::take_over;
 use sluicebox_actors::model::fault::Kind;
+use sluicebox_actors::ports::Clock;
 use sluicebox_sim::files::Files;
 use sluicebox_sim::plan::{Act, Op, Plan, Rng};
 use sluicebox_sim::process::Process;
@@ -158,7 +160,8 @@ fn of_two_workers_with_one_name_that_take_a_shard_at_once_only_one_has_it() {
         async move {
             tokio::time::sleep(after).await;
             let files = Files::on_one_disk(&process);
-            let taken = take_over(process.as_ref(), process.as_ref(), &files, process.as_ref(), &shard_id(0), "same:1").await;
+            let clock: Arc<dyn Clock> = process.clone();
+            let taken = take_over(process.as_ref(), process.as_ref(), &files, &clock, &shard_id(0), "same:1").await;
             taken.map(|taken| taken.row)
         }
     };

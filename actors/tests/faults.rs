@@ -1,13 +1,20 @@
 //! One thing goes wrong, in every operation of every port, in every way: the result is the same.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use sluicebox_actors::history::take_over;
 use sluicebox_actors::machines::restart::RestartConfig;
+use sluicebox_actors::ports::Clock;
 
 use crate::drain::filled;
+use sluicebox_sim::files::Files;
 use sluicebox_sim::plan::{ALONE, Act, OPS, Op, Plan};
-use sluicebox_sim::sim::{Sim, shard_id};
+use sluicebox_sim::process::Process;
+use sluicebox_sim::sim::{Script, Sim, shard_id};
 use sluicebox_sim::sinks::Which;
+use sluicebox_sim::trace::Keep;
+use sluicebox_sim::truth::SECOND;
 
 /// Two shards, about ten epochs, collection on: every operation occurs.
 fn world() -> Sim {
@@ -120,4 +127,61 @@ fn an_ambiguous_window_swap_is_settled_by_the_row_and_gold_goes_on() {
         assert_eq!(ran.counts[&Op::Windows], 2, "a generation of Gold reads each of the two tables' rows once, at its start");
         sim.assert_complete();
     }
+}
+
+/// A table that refuses every write is a table that all workers ask for all shards.
+#[test]
+fn a_lease_that_is_throttled_is_asked_for_with_growing_pauses() {
+    let sim = filled(12, 1, 6);
+    sim.drain();
+    let asking = async {
+        let process = Process::new(sim.store.clone(), Plan::times(Op::RowLease, 0, 7, Act::ErrBefore), Keep::Everything, 1 << 20);
+        let (clock, files): (Arc<dyn Clock>, _) = (process.clone(), Files::on_one_disk(&process));
+        let begun = process.world_now_us();
+        let taken = take_over(process.as_ref(), process.as_ref(), &files, &clock, &shard_id(0), "simulated:9").await;
+        (taken.map(|taken| taken.row), process.world_now_us() - begun, process.counts()[&Op::RowLease])
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let (taken, took_us, asked) = runtime.block_on(asking);
+    assert_eq!(taken.unwrap(), sim.store().rows[&shard_id(0)]);
+    assert!(asked == 8 && took_us > 3 * SECOND, "{asked} times in {took_us} us");
+}
+
+#[test]
+fn commits_that_are_throttled_are_tried_again_with_growing_pauses() {
+    let took = |plan: Plan| {
+        let sim = filled(13, 1, 6);
+        let ran = sim.run(plan).good();
+        sim.assert_complete();
+        ran.took
+    };
+    let quiet = took(Plan::default());
+    let throttled = took(Plan::times(Op::RowUpdate, 0, 8, Act::ErrBefore));
+    assert!(throttled > quiet + Duration::from_secs(4), "{quiet:?} and {throttled:?}");
+    // Each commit begins with a short pause again.
+    let every = Plan { nth: (0..8).map(|nth| (Op::RowUpdate, 2 * nth, 1, Act::ErrBefore)).collect(), ..Plan::default() };
+    assert!(took(every) < quiet + Duration::from_secs(4));
+}
+
+/// Files that are written out hold no credit, so credits alone would let a shard read on to the end of the disk.
+#[test]
+fn while_a_commit_hangs_the_epoch_behind_it_grows_to_a_bound_and_reading_waits() {
+    let mut sim = filled(14, 1, 400);
+    (sim.config.shard.commit_size, sim.config.fetch.records) = (120, 2);
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let noting = seen.clone();
+    let script: Script = Box::new(move |hands| {
+        Box::pin(async move {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+                noting.lock().unwrap().push(hands.store.lock().unwrap().reads);
+            }
+        })
+    });
+    let hangs = Plan::nth(Op::RowUpdate, 1, Act::Stall(Duration::from_secs(120)));
+    sim.run_with(hangs, script).good();
+    let seen = seen.lock().unwrap().clone();
+    let all = sim.store().reads;
+    assert!(seen[0] > 2 && seen.iter().all(|reads| *reads == seen[0]) && all > seen[0] * 3, "{seen:?} of {all}");
+    sim.assert_complete();
 }

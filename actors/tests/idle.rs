@@ -1,7 +1,11 @@
 //! A shard is idle only while its stream says so.
 
+use bytes::Bytes;
+
+use sluicebox_actors::machines::breaker::Failures;
 use sluicebox_actors::machines::shard::{OnGap, Peers, Resumed, Seal, ShardEffect, ShardEvent, ShardMachine};
 use sluicebox_actors::model::position::{Position, Sequence};
+use sluicebox_actors::model::record::RawRecord;
 use sluicebox_actors::model::window::Bound;
 use sluicebox_actors::ports::{Read, Recall};
 use sluicebox_sim::plan::{Plan, Rng};
@@ -227,4 +231,47 @@ fn a_shard_that_must_wait_for_a_sink_reads_nothing_and_is_not_idle_until_it_has_
     assert!(!machine.is_idle(), "what it had read before says nothing");
     let effects = machine.apply(ShardEvent::Read(nothing(T0 + 60 * MINUTE)), T0 + 60 * MINUTE);
     assert!(machine.is_idle() && commits_a_bound(&effects), "{effects:?}");
+}
+
+#[test]
+fn a_clock_that_is_set_back_makes_no_read_look_answered_that_is_not() {
+    let mut machine = machine();
+    machine.apply(ShardEvent::Started, T0);
+    machine.apply(ShardEvent::Read(nothing(T0)), T0 + SECOND / 10);
+    others(&mut machine, T0 - 60 * MINUTE, T0 + SECOND);
+    machine.apply(ShardEvent::Committed { epoch: 1 }, T0 + SECOND);
+    assert!(machine.is_idle(), "the read is young");
+    // An hour back, and then a minute that nobody answers in.
+    let back = T0 - 60 * MINUTE;
+    others(&mut machine, T0 - 60 * MINUTE, back);
+    let effects = others(&mut machine, T0, back + MINUTE);
+    assert!(!machine.is_idle() && !commits_a_bound(&effects), "{effects:?}");
+}
+
+#[test]
+fn a_shard_whose_records_are_still_being_decoded_does_not_move_its_bound_by_the_clock() {
+    let record = RawRecord {
+        sequence: Sequence::dense(1),
+        sub_sequence: 0,
+        foreign: false,
+        partition_key: Bytes::from_static(b"key"),
+        arrival_us: T0,
+        data: Bytes::from_static(b"old"),
+    };
+    let mut config = config().shard;
+    config.drain = false;
+    let had_some = Resumed { last_arrival_us: Some(T0), max_event_us: Some(T0 - 10 * MINUTE), ..AT_FIRST };
+    let mut machine = ShardMachine::new(config, had_some, T0);
+    machine.apply(ShardEvent::Started, T0);
+    machine.apply(ShardEvent::Read(Read { records: vec![record], ..nothing(T0) }), T0);
+    // The epoch is over, and a partition has not come to its record, which may be of any age.
+    others(&mut machine, T0, T0 + 2 * SECOND);
+    machine.apply(ShardEvent::Read(nothing(T0 + 2 * SECOND)), T0 + 2 * SECOND);
+    machine.apply(ShardEvent::Committed { epoch: 1 }, T0 + 2 * SECOND);
+    let effects = others(&mut machine, T0, T0 + 5 * SECOND);
+    assert!(!commits_a_bound(&effects), "{effects:?}");
+    let old = Some(T0 - 60 * MINUTE);
+    let done = ShardEvent::Progress { records: 1, failed: Failures::new(), max_event_us: old };
+    let effects = machine.apply(done, T0 + 5 * SECOND);
+    assert!(commits_a_bound(&effects), "now it is known how old it was: {effects:?}");
 }

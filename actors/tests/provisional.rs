@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use sluicebox_actors::model::row::WindowStatus;
-use sluicebox_sim::plan::Plan;
+use sluicebox_actors::model::row::{ShardState, WindowStatus};
+use sluicebox_sim::plan::{Act, Op, Plan};
 use sluicebox_sim::sim::{Script, Sim, lock, shard_id, stop_after};
 use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
@@ -82,4 +82,49 @@ fn a_shard_that_is_not_listed_yet_holds_every_window_back_until_it_is() {
     let store = sim.store();
     let content = &store.gold[&("hourly".to_owned(), T0)].content;
     assert_eq!(content, &store.fold(0, T0, None).0.content(T0, None), "the records of both");
+}
+
+#[test]
+fn a_merge_waits_for_a_parent_that_lags_two_hours_and_gold_is_exact_when_it_has_come() {
+    let mut sim = Sim::new(73, 2);
+    // Looks are far apart in a fleet, also in one of a single worker: two hours in few operations.
+    (sim.config.shard.drain, sim.config.shard.poll_us, sim.failover) = (false, 5 * SECOND, Some(Duration::from_secs(60)));
+    sim.config.gold.max_wait_us = vec![Some(30 * MINUTE), None];
+    let now = sim.store().now_us;
+    for shard in 0..2 {
+        sim.event(shard, now, "parents", T0 + MINUTE, 1);
+        sim.event(shard, now, "parents", T0 + 70 * MINUTE, 2);
+    }
+    let child = sim.reshard(&[0, 1])[0];
+    sim.event(child, now, "child", T0 + 2 * MINUTE, 4);
+    sim.event(child, now, "child", T0 + 5 * 60 * MINUTE, 5);
+    let key = |table: &str| (table.to_owned(), T0);
+    let script: Script = Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(119 * 60)).await;
+            let store = lock(&hands.store);
+            let lags: Vec<_> = store.rows.values().filter(|row| row.state == ShardState::Open).collect();
+            assert_eq!(lags.len(), 1, "one parent has ended, the other has not been read: {lags:?}");
+            let waits = &store.rows[&shard_id(child)];
+            assert_eq!((waits.state, waits.epoch), (ShardState::Blocked, 0));
+            let shown = store.gold.get(&key("hourly")).expect("after half an hour");
+            assert_eq!((shown.row.status, &shown.row.missing), (WindowStatus::Provisional, &vec![lags[0].shard.clone()]));
+            assert!(!store.gold.contains_key(&key("tens")), "where no longest wait is set, Gold waits");
+            drop(store);
+            tokio::time::sleep(Duration::from_secs(11 * 60)).await;
+            hands.stop.send_replace(true);
+        })
+    });
+    let lags = Plan::nth(Op::StreamRead, 1, Act::Stall(Duration::from_secs(120 * 60)));
+    sim.run_with(Plan { patience: Duration::from_secs(3 * 3_600), ..lags }, script).good();
+    let store = sim.store();
+    for (table, name) in ["hourly", "tens"].into_iter().enumerate() {
+        let shown = &store.gold[&key(name)];
+        assert_eq!((shown.row.status, &shown.content), (WindowStatus::Sealed, &store.fold(table, T0, None).0.content(T0, None)));
+        assert!(shown.row.missing.is_empty());
+    }
+    drop(store);
+    (sim.config.shard.drain, sim.failover) = (true, None);
+    sim.drain();
+    sim.assert_complete();
 }

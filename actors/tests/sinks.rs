@@ -82,6 +82,81 @@ fn a_sink_whose_settings_are_wrong_is_given_up_and_the_run_says_so() {
     sim.assert_complete();
 }
 
+fn refused(sim: &Sim) -> Vec<(u64, Vec<(String, u64)>)> {
+    let store = sim.store();
+    let fed = store.kept.feeds.values().filter_map(|row| match &row.fed {
+        Feed::Window(fed) => Some((fed.revision, fed.refused.clone())),
+        Feed::Sink { .. } | Feed::Letters(_) => None,
+    });
+    fed.filter(|(_, refused)| !refused.is_empty()).collect()
+}
+
+#[test]
+fn rows_that_a_sink_refuses_are_noted_and_everything_else_goes_on() {
+    let sim = world(23);
+    let key = "key-3";
+    sim.store().kept.refuses = Some(key);
+    sim.drain();
+    let of_the_key = sim.store().gold.values().filter(|shown| String::from_utf8_lossy(&shown.content).contains(key)).count();
+    let (refused, wrong) = (refused(&sim), sim.wrong(&[]));
+    assert!(of_the_key > 3 && refused.len() >= of_the_key, "{refused:?}");
+    assert!(refused.iter().all(|(_, why)| *why == [("unloved".to_owned(), 1)]), "{refused:?}");
+    assert_eq!(wrong.len(), of_the_key, "nothing else is missing: {wrong:?}");
+    assert!(wrong.iter().all(|rule| rule.contains("sink: shows None") && rule.contains(key)), "{wrong:?}");
+}
+
+#[test]
+fn letters_that_a_sink_refuses_are_counted_and_do_not_come_again() {
+    let sim = world(27);
+    sim.store().kept.refuses = Some("shard-1/");
+    sim.drain();
+    let of = |sim: &Sim| -> (u64, u64) {
+        let store = sim.store();
+        let fed = store.kept.feeds.values().filter_map(|row| match &row.fed {
+            Feed::Letters(fed) => Some((fed.sent, fed.refused)),
+            Feed::Window(_) | Feed::Sink { .. } => None,
+        });
+        fed.fold((0, 0), |sum, of| (sum.0 + of.0, sum.1 + of.1))
+    };
+    let wrong = sim.wrong(&[]);
+    let (sent, refused) = of(&sim);
+    assert!(refused > 0 && sent > refused, "{sent} sent, {refused} refused");
+    assert_eq!(wrong.len() as u64, refused, "nothing else is missing: {wrong:?}");
+    assert!(wrong.iter().all(|rule| rule.contains("shard-1/") && rule.contains("never came")), "{wrong:?}");
+    sim.store().kept.refuses = None;
+    sim.drain();
+    assert_eq!(of(&sim), (sent, refused), "what was refused is done with");
+}
+
+#[test]
+fn a_window_that_is_too_large_for_a_sink_is_passed_over_until_a_revision_fits() {
+    let sim = world(25);
+    let sizes = |sim: &Sim| -> Vec<u64> {
+        sim.store().windows.values().filter_map(|row| row.content.as_ref().map(|content| content.len)).collect()
+    };
+    let whole = world(25);
+    whole.drain();
+    let mut lens = sizes(&whole);
+    lens.sort_unstable();
+    let most = lens[lens.len() / 2];
+    let larger = lens.iter().filter(|len| **len > most).count();
+    assert!(larger > 2, "{lens:?}");
+    sim.store().kept.max_window = Some(most);
+    sim.drain();
+    let passed_over = refused(&sim);
+    assert_eq!(passed_over.len(), larger, "{passed_over:?} of {lens:?}");
+    assert!(passed_over.iter().all(|(revision, why)| *revision > 0 && why[0].0 == "window_too_large" && why[0].1 > 0));
+    let wrong = sim.wrong(&[]);
+    assert!(!wrong.is_empty() && wrong.iter().all(|rule| rule.contains("sink: shows")), "{wrong:?}");
+    // With the limit gone, the next revision of each goes out whole; one that stands is not handed over again.
+    sim.store().kept.max_window = None;
+    let mut rng = Rng(26);
+    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    sim.drain();
+    let still = refused(&sim);
+    assert!(still.len() < passed_over.len(), "{still:?}");
+}
+
 #[test]
 fn a_panic_of_a_sink_is_the_sinks() {
     for op in [Op::SinkFeed, Op::SinkSend, Op::GoldDecode, Op::LettersRead, Op::FeedUpdate] {

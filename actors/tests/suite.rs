@@ -2,12 +2,16 @@
 #![allow(clippy::unwrap_used, reason = "a test that can't go on says so by a panic")]
 
 mod collect;
+mod commit;
 mod crash;
 mod drain;
 mod faults;
 mod fleet;
+mod gold;
 mod idle;
 mod lambda;
+mod outlet;
+mod partition;
 mod provisional;
 mod seeds;
 mod sinks;

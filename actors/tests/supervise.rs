@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sluicebox_actors::machines::breaker::BreakerConfig;
-use sluicebox_actors::machines::restart::RestartConfig;
+use sluicebox_actors::machines::restart::{RestartConfig, Restarts, Verdict};
 use sluicebox_actors::machines::shard::OnGap;
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::position::ShardId;
@@ -230,4 +230,74 @@ fn a_quarantined_shard_does_not_end_a_service() {
     assert_eq!(lost(&ran).len(), 1);
     let store = sim.store();
     assert_eq!(store.rows[&shard_id(1)].position, store.streams[&shard_id(1)].end());
+}
+
+#[test]
+fn an_idle_shard_does_not_pass_one_that_pauses_after_a_fault() {
+    let mut sim = Sim::new(54, 2);
+    sim.config.shard.drain = false;
+    (sim.config.restart.backoff_min_us, sim.config.restart.backoff_max_us) = (600 * SECOND, 600 * SECOND);
+    let start = sim.store().now_us;
+    (0..2).for_each(|shard| sim.event(shard, start, "idle", start, 1));
+    let script: sluicebox_sim::sim::Script = Box::new(|hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(200)).await;
+            let (down, up): (Vec<_>, Vec<_>) = hands.board.all().into_iter().partition(|(_, live)| live.life == Life::Restarting);
+            assert_eq!((down.len(), up.len()), (1, 1), "{down:?}, {up:?}");
+            let bound = |all: &[(ShardId, sluicebox_actors::toolkit::board::Live)]| all[0].1.bound.expect("committed").0;
+            // Nobody reads there: what has arrived meanwhile is of any age.
+            let ahead = bound(&up) - bound(&down);
+            assert!(ahead < 5 * SECOND, "{} has passed {} by {ahead} us", up[0].0, down[0].0);
+            hands.stop.send_replace(true);
+        })
+    });
+    // Both are idle and commit a bound a second when a partition of one of them panics.
+    sim.run_with(Plan::nth(Op::EngineCut, 20, Act::Panic), script);
+}
+
+#[test]
+fn gold_that_always_panics_is_given_up_and_told_and_the_shards_go_on() {
+    let mut sim = filled(55, 2, 40);
+    sim.config.restart = STRICT;
+    let ran = sim.run(Plan::times(Op::EngineMerge, 0, 1_000_000, Act::Panic));
+    let End::Ended(outcome) = &ran.end else { panic!("{:?}", ran.end) };
+    assert!(outcome.lost.is_empty(), "{outcome:?}");
+    assert!(outcome.gold.as_ref().is_some_and(|fault| fault.message().contains("gold panicked")), "{outcome:?}");
+    assert!(ran.counts[&Op::EngineMerge] < 100, "{} tries", ran.counts[&Op::EngineMerge]);
+    // Looked at by a person, started again: nothing is missing.
+    sim.drain();
+    sim.assert_complete();
+}
+
+#[test]
+fn progress_between_failures_does_not_make_them_fewer() {
+    let mut restarts = Restarts::new(STRICT);
+    for _ in 0..STRICT.intensity {
+        assert!(matches!(restarts.failed(0, 0), Verdict::Restart { .. }));
+        restarts.progressed();
+    }
+    assert_eq!(restarts.failed(0, 0), Verdict::Quarantine);
+}
+
+#[test]
+fn shards_that_split_twice_and_merge_while_nobody_runs_for_an_hour_are_read_in_order_from_their_start() {
+    let sim = Sim::new(56, 2);
+    let mut rng = Rng(56);
+    (0..2).for_each(|shard| sim.fill(shard, 20, &mut rng));
+    sim.drain();
+    // One of the children is split before anybody has read it, the other is merged with a shard that has no part in that.
+    let children = sim.reshard(&[0]);
+    sim.fill(children[0], 10, &mut rng);
+    let grandchildren = sim.reshard(&[children[0]]);
+    sim.fill(children[1], 10, &mut rng);
+    let merged = sim.reshard(&[1, children[1]]);
+    for shard in grandchildren.iter().chain(&merged) {
+        sim.fill(*shard, 10, &mut rng);
+    }
+    sim.store().now_us += 3_600 * SECOND;
+    sim.drain();
+    sim.assert_complete();
+    let store = sim.store();
+    let drained = store.rows.values().filter(|row| row.state == ShardState::Drained).count();
+    assert_eq!((store.rows.len(), drained), (7, 4), "four ended, three go on");
 }

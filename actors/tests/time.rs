@@ -301,3 +301,50 @@ fn a_clock_that_is_set_back_or_forward_by_an_hour_stops_nothing_and_changes_no_r
         assert_eq!(run(-60 * MINUTE, after_ms), unchanged, "after {after_ms} ms");
     }
 }
+
+#[test]
+fn the_owners_clock_moves_no_bound_however_wrong_it_is() {
+    for step in [60 * MINUTE, -60 * MINUTE] {
+        let sim = service(76, 2);
+        let start = now(&sim);
+        sim.event(0, start, "a", start - 5 * MINUTE, 1);
+        let script: Script = Box::new(move |hands| {
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_secs(10)).await;
+                hands.process.set_clock(step);
+                tokio::time::sleep(Duration::from_secs(60)).await;
+                let expected = hands.process.world_now_us() - 5 * MINUTE - 10 * SECOND;
+                for row in lock(&hands.store).rows.values() {
+                    let off = (row.bound.0 - expected).abs();
+                    assert!(off < 5 * SECOND, "set by {step}: B of {} is {off} us from the pace of arrival", row.shard);
+                }
+                hands.stop.send_replace(true);
+            })
+        });
+        sim.run_with(Plan::default(), script).good();
+    }
+}
+
+#[test]
+fn a_record_larger_than_a_fetch_is_paid_for_in_full() {
+    let sim = {
+        let mut sim = service(77, 1);
+        sim.config.shard.commit_interval_us = 3_600 * SECOND;
+        sim.config.shard.commit_size = 1 << 30;
+        sim
+    };
+    let start = now(&sim);
+    // Its key makes it large, twice: more than three fetches, and less than what makes the writer write out.
+    let (key, large) = ("k".repeat(110 << 10), 220 << 10);
+    sim.event(0, start, &key, start, 1);
+    let script: Script = Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            let live = hands.board.get(&shard_id(0)).expect("on the board");
+            assert_eq!(live.epoch, 0, "it waits in open files for the end of its epoch");
+            assert!(live.in_flight >= large, "{} of {large} bytes are on the shard's account", live.in_flight);
+            hands.stop.send_replace(true);
+        })
+    });
+    sim.run_with(Plan::default(), script).good();
+}

@@ -20,7 +20,11 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn chaos(folder: &Path, arguments: &[&str]) -> (Output, String) {
-    let output = Command::new(LOAD).args(["chaos", "--dir"]).arg(folder).args(arguments).output().unwrap();
+    attack("chaos", folder, arguments)
+}
+
+fn attack(verb: &str, folder: &Path, arguments: &[&str]) -> (Output, String) {
+    let output = Command::new(LOAD).args([verb, "--dir"]).arg(folder).args(arguments).output().unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output, said)
 }
@@ -57,15 +61,39 @@ const SABOTAGE: [(&str, &str, &str); 6] = [
     ("put", "[ $1 = put ] && exec $real \"$@\" --limit 2", "a payload is in the stream 0 times"),
 ];
 
+/// A script around the program.
+fn sabotaged(real: &Path, name: &str, lines: &str) -> PathBuf {
+    let script = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sabotage-{name}"));
+    let drain = "if [ $1$2 = run--drain ]; then $real \"$@\" || exit $?; after; exit 0; fi\nexec $real \"$@\"\n";
+    let text = format!("#!/bin/sh\nreal={}\nafter() {{ :; }}\n{lines}\n{drain}", real.display());
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    script
+}
+
+/// Half an hour of it: RELIABILITY.md, "Real processes".
+#[test]
+fn a_minute_of_a_fleet_under_attack_differs_in_nothing_and_falsified_gold_is_seen() {
+    let few = ["--workers", "2", "--shards", "3", "--rate", "60", "--seed", "6"];
+    let (output, said) = attack("fleet", &folder("fleet"), &[&few[..], &["--minutes", "1"]].concat());
+    assert!(output.status.success(), "{said}");
+    assert_eq!(count(&said, "differences"), 0, "{said}");
+    assert!(count(&said, "epochs") > 20 && count(&said, "workers started") > 2, "{said}");
+    let real = Path::new(LOAD).with_file_name("sluicebox");
+    let (_, lines, found) = SABOTAGE.into_iter().find(|(name, ..)| *name == "gold").unwrap();
+    let (folder, script) = (folder("false-fleet"), sabotaged(&real, "fleet", lines));
+    let (output, said) =
+        attack("fleet", &folder, &[&few[..], &["--minutes", "0", "--binary", script.to_str().unwrap()]].concat());
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.lines().any(|line| line.starts_with("DIFFERENCE: ") && line.contains(found)), "{said}");
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
 #[test]
 fn what_is_lost_doubled_or_falsified_is_found() {
     let real = Path::new(LOAD).with_file_name("sluicebox");
     for (name, lines, found) in SABOTAGE {
-        let (folder, script) = (folder(name), Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("sabotage-{name}")));
-        let drain = "if [ $1$2 = run--drain ]; then $real \"$@\" || exit $?; after; exit 0; fi\nexec $real \"$@\"\n";
-        let text = format!("#!/bin/sh\nreal={}\nafter() {{ :; }}\n{lines}\n{drain}", real.display());
-        std::fs::write(&script, text).unwrap();
-        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let (folder, script) = (folder(name), sabotaged(&real, name, lines));
         let (output, said) = chaos(&folder, &["--kills", "1", "--seed", "11", "--binary", script.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1), "{name}: {said}");
         let all_said = said.lines().any(|line| line.starts_with("DIFFERENCE: ") && line.contains(found));

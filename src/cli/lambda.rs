@@ -5,12 +5,14 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use sluicebox_lambda::event::Role;
 use sluicebox_lambda::mapping::{self, Start};
 
 use super::{CliError, Context, Exit};
+use crate::observers::Observers;
 use crate::output::Output;
 use crate::settings::{self, Loaded, Problem, StoreKind, StreamKind};
 use crate::source::Source;
@@ -66,13 +68,15 @@ pub fn run(args: LambdaArgs, context: &Context) -> Result<Exit, CliError> {
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     stores.check_tables(&loaded, &compiled)??;
     let stream = Source::open(context.data(), settings, context.clock())?;
+    // Before anything that may raise an alert.
+    let observers = Observers::start(settings, context.clock())?.between_invocations(context.clock());
     let mut parts = topology::parts(&loaded, &compiled.engine, &stores, &stream, context.clock(), false);
     parts.sinks = topology::sinks(&loaded, context.data())?;
     let role = args.role.map(|role| match role {
         RoleArg::Ingest => Role::Ingest,
         RoleArg::Tick => Role::Tick,
     });
-    run::invoked(parts, role)?;
+    run::invoked(parts, role, Arc::new(observers))?;
     Ok(Exit::Good)
 }
 

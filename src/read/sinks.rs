@@ -112,7 +112,7 @@ async fn of_letters(
         has: fed.get(shard).map_or(0, |fed| fed.epoch),
         of_newest: epoch,
         letters: Some(fed.get(shard).map_or(0, |fed| fed.sent)),
-        refused: 0,
+        refused: fed.get(shard).map_or(0, |fed| fed.refused),
         run: run.cloned(),
     };
     Ok(sources.rows.shards().await?.iter().map(|row| view(&row.shard, row.epoch)).collect())

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use super::check::Findings;
-use super::{Interval, Settings};
+use super::{Interval, Settings, Size};
 
 /// `[[sink]]`
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct Sink {
     /// An alert when a window waits for so long (sinks of Gold).
     #[serde(default)]
     pub max_lag: Option<Interval>,
+    /// A window is handed over whole, from memory: one of more stored bytes is refused (sinks of Gold).
+    #[serde(default)]
+    pub max_window: Option<Size>,
     /// An alert when more letters wait (sinks of letters).
     #[serde(default)]
     pub max_backlog: Option<u64>,
@@ -110,6 +113,11 @@ impl Sink {
         self.max_lag.unwrap_or(Interval::from_secs(15 * 60))
     }
 
+    /// Stored bytes of the largest window that it is given.
+    pub fn window_max(&self) -> Size {
+        self.max_window.unwrap_or(Size::from_mib(64))
+    }
+
     /// An alert when more letters wait.
     pub fn backlog(&self) -> u64 {
         self.max_backlog.unwrap_or(100_000)
@@ -164,6 +172,7 @@ impl Sink {
         let misplaced = [
             ("tables", letters && !self.tables.is_empty(), "it is given letters and no Gold"),
             ("max_lag", letters && self.max_lag.is_some(), "it is given letters and no Gold: max_backlog is its limit"),
+            ("max_window", letters && self.max_window.is_some(), "it is given letters and no Gold"),
             ("max_backlog", gold && self.max_backlog.is_some(), "it is given Gold and no letters: max_lag is its limit"),
             ("on_backlog", gold && self.on_backlog.is_some(), "it is given Gold and no letters: only letters can be too many"),
             ("replay_letters", gold && self.replay_letters, "it is given Gold and no letters"),
@@ -173,6 +182,10 @@ impl Sink {
         }
         if let Some(lag) = self.max_lag {
             findings.positive(&format!("{at}.max_lag"), lag, "15m");
+        }
+        if self.max_window.is_some_and(|most| most < Size::from_mib(1)) {
+            let help = "write at least \"1MiB\"; \"64MiB\" is the default";
+            findings.add(&format!("{at}.max_window"), "it would be given next to nothing", help);
         }
         if self.kind == SinkKind::Influx && !self.url.is_empty() && !self.url.starts_with("http") {
             findings.add(&format!("{at}.url"), format!("`{}` is no address", self.url), "write \"https://host:8086\"");

@@ -33,6 +33,8 @@ const MEANING: &str = "gold_table";
 const IMPORT: &str = "import";
 const ROWS: &str = "rows";
 const MARKER_MAX: u64 = 1 << 16;
+/// Nothing, one side, both: what is being made changes twice.
+const LOOKS_MAX: usize = 4;
 
 /// Where a pipeline lies.
 #[derive(Clone, Debug)]
@@ -184,18 +186,48 @@ enum Found {
     Nothing,
 }
 
-/// Both sides carry the same identity, or there is nothing at all. Everything between is refused.
+/// What stands on both sides: in DynamoDB, and among the tables.
+#[derive(Clone, PartialEq)]
+struct Sides {
+    state: Option<Identity>,
+    outputs: Option<Identity>,
+}
+
+impl Sides {
+    async fn read(rows: &DynamoRows, tables: &S3Store) -> Result<Self> {
+        let state = rows.document(IDENTITY, PIPELINE).await?;
+        let state = state.map(|found| parse(&found.json, "the identity in DynamoDB")).transpose()?;
+        let outputs = match tables.head(MARKER).await? {
+            Some(_) => {
+                let text = tables.get(MARKER, MARKER_MAX).await?;
+                Some(parse(&String::from_utf8_lossy(&text), MARKER)?)
+            }
+            None => None,
+        };
+        Ok(Self { state, outputs })
+    }
+}
+
+/// Both sides carry the same identity, or there is nothing at all. Everything between is refused, once it has been seen twice: a
+/// worker that starts at the same time may have made both sides, and shards and tables, between one look of ours and the next.
 async fn identity(rows: &DynamoRows, tables: &S3Store, place: &Place) -> Result<Found> {
-    let state =
-        rows.document(IDENTITY, PIPELINE).await?.map(|found| parse(&found.json, "the identity in DynamoDB")).transpose()?;
-    let outputs = match tables.head(MARKER).await? {
-        Some(_) => {
-            let text = tables.get(MARKER, MARKER_MAX).await?;
-            Some(parse(&String::from_utf8_lossy(&text), MARKER)?)
+    let mut sides = Sides::read(rows, tables).await?;
+    for _ in 0..LOOKS_MAX {
+        let refusal = match judge(sides.clone(), rows, tables, place).await {
+            Err(fault) if fault.kind() == Kind::Config => fault,
+            found => return found,
+        };
+        let now = Sides::read(rows, tables).await?;
+        if now == sides {
+            return Err(refusal);
         }
-        None => None,
-    };
-    match (state, outputs) {
+        sides = now;
+    }
+    Err(Fault::retry(format!("the identity of {place} changes with every look at it")))
+}
+
+async fn judge(sides: Sides, rows: &DynamoRows, tables: &S3Store, place: &Place) -> Result<Found> {
+    match (sides.state, sides.outputs) {
         (Some(state), Some(outputs)) if state == outputs => Ok(Found::Whole(state)),
         (Some(state), Some(outputs)) => Err(Fault::config(format!(
             "state and tables in {place} belong to different pipelines ({} and {}): restore the one that belongs there, or set \

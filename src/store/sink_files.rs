@@ -93,7 +93,7 @@ impl LetterSink for FileSink {
         &self.name
     }
 
-    async fn send(&self, letters: &[PostedLetter]) -> Result<()> {
+    async fn send(&self, letters: &[PostedLetter]) -> Result<Fed> {
         let mut out = Vec::new();
         for posted in letters {
             let (id, letter) = (posted.letter.id(), &posted.letter);
@@ -102,6 +102,7 @@ impl LetterSink for FileSink {
             out.push(b'\n');
         }
         let this = self.clone();
-        blocking(move || this.append(&out)).await
+        blocking(move || this.append(&out)).await?;
+        Ok(Fed { stored: letters.len() as u64, ..Fed::default() })
     }
 }

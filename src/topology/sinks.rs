@@ -95,7 +95,7 @@ fn root(settings: &Settings, data: &Path) -> String {
 
 fn gold(settings: &Settings, of: &Sink, sink: Arc<dyn GoldSink>) -> GoldOutlet {
     let tables = settings.gold.iter().enumerate().filter(|(_, gold)| takes(of, &gold.name)).map(|(table, _)| table).collect();
-    GoldOutlet { sink, tables, max_lag_us: of.lag().us() }
+    GoldOutlet { sink, tables, max_lag_us: of.lag().us(), max_window: of.window_max().bytes() }
 }
 
 fn letters(of: &Sink, sink: Arc<dyn LetterSink>) -> LetterOutlet {

@@ -29,7 +29,7 @@ use crate::store::bucket::{Bucket, Demands, Place};
 use crate::store::gold_files::DiskGoldFiles;
 use crate::store::home::{Home, Identity, RunLock};
 use crate::store::imports;
-use crate::store::ledger_files::Ledger;
+use crate::store::ledger_files::ledger;
 use crate::store::outputs::{DiskOutputs, OutputOptions};
 use crate::store::row_file::Format;
 use crate::store::rows::SqliteRows;
@@ -96,7 +96,7 @@ impl Stores {
     fn import(&self) -> Result<Option<String>> {
         match &self.shared {
             None => imports::begun(&self.home),
-            Some(shared) => run::block_on(shared.bucket.import())?,
+            Some(shared) => run::block_on(patiently(|| shared.bucket.import()))?,
         }
     }
 
@@ -104,7 +104,7 @@ impl Stores {
     pub fn begin_import(&self, from: &str) -> Result<()> {
         match &self.shared {
             None => imports::begin(&self.home, from),
-            Some(shared) => run::block_on(shared.bucket.begin_import(from))?,
+            Some(shared) => run::block_on(patiently(|| shared.bucket.begin_import(from)))?,
         }
     }
 
@@ -112,7 +112,7 @@ impl Stores {
     pub fn end_import(&self) -> Result<()> {
         match &self.shared {
             None => imports::end(&self.home),
-            Some(shared) => run::block_on(shared.bucket.end_import())?,
+            Some(shared) => run::block_on(patiently(|| shared.bucket.end_import()))?,
         }
     }
 
@@ -136,13 +136,13 @@ impl Stores {
     }
 
     fn on_disk(home: Home, rows: SqliteRows) -> Self {
-        let ledger = Ledger::new(Arc::new(DiskBlobs::of_tables(&home)));
+        let ledger = ledger(Arc::new(DiskBlobs::of_tables(&home)));
         Self { rows: Arc::new(rows), blobs: Arc::new(DiskBlobs::new(&home)), ledger: Arc::new(ledger), home, shared: None }
     }
 
     fn shared(home: Home, shared: Shared) -> Self {
         let bucket = &shared.bucket;
-        let ledger = Ledger::new(Arc::new(S3Blobs::new(bucket.tables().clone())));
+        let ledger = ledger(Arc::new(S3Blobs::new(bucket.tables().clone())));
         Self {
             home,
             rows: Arc::new(bucket.rows().clone()),

@@ -117,8 +117,29 @@ impl Running {
 
     /// Asks it to end.
     pub(crate) fn terminate(&self) {
-        let status = Command::new("kill").args(["-TERM", &self.pid().to_string()]).status().unwrap();
-        assert!(status.success(), "there was nobody to ask:\n{}", self.said());
+        self.signal("-TERM");
+    }
+
+    /// It stands still until it is told to go on.
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// It goes on.
+    pub(crate) fn go_on(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status().unwrap();
+        assert!(status.success(), "there was nobody to tell {signal}:\n{}", self.said());
+    }
+
+    /// Waits until it has said this so often.
+    pub(crate) fn until_it_says(&mut self, words: &str, times: usize) {
+        let log = self.log.clone();
+        let said = move || String::from_utf8_lossy(&std::fs::read(&log).unwrap()).matches(words).count();
+        self.until(&format!("{words:?}, {times} times"), || (said() >= times).then_some(()));
     }
 
     /// Waits for its end.

@@ -2,7 +2,7 @@
 //! halves, the rest from any record on, older ones, one batch to two invocations at once, while invocations die, freeze, wake up
 //! after they were given up, and shards split and merge. Beside it ticks come when they come. Then peace: every batch is handed
 //! over until it is acknowledged, some more ticks, and everything but the windows that are still open must be right; then one
-//! ordinary worker, who must find nothing left to do but those.
+//! ordinary worker, who must find nothing left to do but those. Some functions take over from a worker of a fleet that died.
 //!
 //! Owns: the mapping, its chaos. Does not own: worlds and single faults (swarm, plan), the rules (store, oracle).
 
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use crate::plan::{Plan, Rng, Swarm};
 use crate::process::{BUSY, Process};
-use crate::sim::{End, Ran, Sim};
+use crate::sim::{End, Ran, Script, Sim};
 use crate::store::Store;
 use crate::swarm::{Arena, Failure, Life, Survived, reshard};
 use crate::truth::MINUTE;
@@ -47,6 +47,7 @@ impl Arena {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.expect("a runtime without I/O can be built");
         let local = tokio::task::LocalSet::new();
+        life.worker_before(seed)?;
         let function = Rc::new(Function::new(life.sim.clone(), batch, life.size.of(4, 8, 12)));
         for _ in 0..rounds {
             function.left.set(most);
@@ -63,6 +64,32 @@ impl Arena {
         life.took_part_all(function.ran.take(), wrong)?;
         life.peace()?;
         Ok(life.survived)
+    }
+}
+
+impl Life {
+    /// In some worlds a worker of a fleet was there first, and died. By a chance of its own: the others stay what they were.
+    fn worker_before(&mut self, seed: u64) -> Result<(), Box<Failure>> {
+        let mut rng = Rng(seed ^ 0x00F1_EE1A_3BDA);
+        if rng.below(4) > 0 {
+            return Ok(());
+        }
+        let (failover, dies) = (500 + rng.below(3_000), Duration::from_millis(100 + rng.below(20_000)));
+        self.sim.failover = Some(Duration::from_millis(failover));
+        self.drawn.push(format!("failover {failover} ms, a worker that dies after {dies:?}"));
+        let mut plan = self.chaos(false);
+        plan.swarm = plan.swarm.filter(|_| rng.below(2) == 0);
+        let script: Script = Box::new(move |hands| {
+            Box::pin(async move {
+                tokio::time::sleep(dies).await;
+                hands.process.die();
+                std::future::pending::<()>().await;
+            })
+        });
+        let ran = self.sim.run_with(plan, script);
+        self.took_part("a worker before", ran)?;
+        self.more();
+        Ok(())
     }
 }
 
@@ -319,7 +346,13 @@ impl Function {
     async fn tick(&self, rng: &mut Rng) {
         let time = if self.calm.get() { PATIENCE } else { Duration::from_millis(500 + rng.below(10_000)) };
         let (process, parts) = self.starts(time, rng);
+        let held = self.held();
         let ticked = self.lives("tick", &process, tick(parts, here(), time)).await;
+        if let Some(Ok(ticked)) = &ticked
+            && ticked.settled.iter().any(|shard| held.get(shard).is_some_and(|owner| !owner.starts_with("until:")))
+        {
+            self.sim.store().mark("a tick takes the shards of a worker that is gone");
+        }
         if !self.calm.get() {
             return;
         }
@@ -329,6 +362,13 @@ impl Function {
         if !matches!(&ticked, Some(Ok(ticked)) if good(ticked)) {
             self.wrong.borrow_mut().push(format!("a tick in peace ended as {ticked:?}"));
         }
+    }
+
+    /// Who has what.
+    fn held(&self) -> BTreeMap<ShardId, String> {
+        let store = self.sim.store();
+        let held = store.rows.values().filter(|row| !row.owner.is_empty());
+        held.map(|row| (row.shard.clone(), row.owner.clone())).collect()
     }
 
     /// Until they change nothing any more.
@@ -345,6 +385,9 @@ impl Function {
             let before = picture(&self.sim.store());
             self.tick(rng).await;
             if picture(&self.sim.store()) == before {
+                let held = self.held();
+                let mut wrong = self.wrong.borrow_mut();
+                wrong.extend((!held.is_empty()).then(|| format!("after all ticks shards are held still: {held:?}")));
                 return;
             }
         }

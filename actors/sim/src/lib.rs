@@ -16,6 +16,7 @@ pub mod files;
 pub mod fleet;
 mod held;
 pub mod lambda;
+mod ledger;
 pub mod marks;
 pub mod oracle;
 pub mod plan;

@@ -37,8 +37,10 @@ pub enum Op {
     Discard,
     GoldEncode,
     GoldPublish,
-    LedgerAppend,
-    LedgerLines,
+    /// The ledger is files that are listed, read and put one by one: two who append meet in between.
+    LedgerList,
+    LedgerGet,
+    LedgerPut,
     EnginePartition,
     EngineDecode,
     EngineAdmit,
@@ -63,7 +65,7 @@ pub enum Op {
 }
 
 /// All of them.
-pub const OPS: [Op; 46] = [
+pub const OPS: [Op; 47] = [
     Op::StreamShards,
     Op::StreamRead,
     Op::RowsShards,
@@ -89,8 +91,9 @@ pub const OPS: [Op; 46] = [
     Op::Discard,
     Op::GoldEncode,
     Op::GoldPublish,
-    Op::LedgerAppend,
-    Op::LedgerLines,
+    Op::LedgerList,
+    Op::LedgerGet,
+    Op::LedgerPut,
     Op::EnginePartition,
     Op::EngineDecode,
     Op::EngineAdmit,
@@ -113,14 +116,14 @@ pub const OPS: [Op; 46] = [
 ];
 
 /// Of a process that shares nothing.
-pub const ALONE: usize = 41;
+pub const ALONE: usize = 42;
 
 /// Of one that shares shards, and no disk with whom it shares them.
-pub const FLEET: usize = 45;
+pub const FLEET: usize = 46;
 
 /// Those that decide or undo something, and occur seldom: half of the swarm looks at these.
 const DECISIVE: [Op; 8] =
-    [Op::RowLease, Op::RowUpdate, Op::WindowUpdate, Op::BlobPut, Op::BlobDelete, Op::Publish, Op::GoldPublish, Op::LedgerAppend];
+    [Op::RowLease, Op::RowUpdate, Op::WindowUpdate, Op::BlobPut, Op::BlobDelete, Op::Publish, Op::GoldPublish, Op::LedgerPut];
 
 fn one_of(ops: &[Op], rng: &mut Rng) -> Op {
     ops[rng.below(ops.len() as u64) as usize]

@@ -14,13 +14,12 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::LedgerLine;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::feed::FeedRow;
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, WindowRow};
 use sluicebox_actors::ports::{
-    Batches, Blobs, Cas, Clock, GoldFiles, Leases, LedgerFiles, Read, Recall, Rows, ShardInfo, Stream, WindowPermit,
+    Batches, Blobs, Cas, Clock, GoldFiles, Leases, Read, Recall, Rows, ShardInfo, Stream, WindowPermit,
 };
 use sluicebox_actors::toolkit::credit::{Budget, CHARGE_MIN};
 use tokio::sync::Notify;
@@ -460,23 +459,5 @@ impl GoldFiles for Process {
 
     async fn decode(&self, table: &str, content: Bytes) -> Result<RecordBatch> {
         self.op(Op::GoldDecode, table, move |_| crate::files::gold_rows(&content)).await
-    }
-}
-
-#[async_trait]
-impl LedgerFiles for Process {
-    async fn append(&self, lines: &[LedgerLine]) -> Result<()> {
-        let (lines, forgets) = (lines.to_vec(), self.has(Flaw::LedgerForgets));
-        let what = lines.iter().map(|line| format!("{}/{}", line.header.shard, line.header.epoch)).collect::<Vec<_>>().join(" ");
-        self.op(Op::LedgerAppend, what, move |store| {
-            store.append(&lines, forgets);
-            Ok(())
-        })
-        .await
-    }
-
-    async fn lines(&self, shard: &ShardId) -> Result<Vec<LedgerLine>> {
-        let key = shard.clone();
-        self.op(Op::LedgerLines, shard, move |store| Ok(store.ledger.get(&key).cloned().unwrap_or_default())).await
     }
 }

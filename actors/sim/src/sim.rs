@@ -26,6 +26,7 @@ use tokio::sync::watch;
 use crate::engine::SmallEngine;
 use crate::faulty::Faulty;
 use crate::files::Files;
+use crate::ledger::ledger;
 use crate::plan::{Op, Plan, Rng};
 use crate::process::{BUSY, Process};
 use crate::sinks::{CREATED, Which, sinks};
@@ -373,7 +374,7 @@ impl Sim {
             blobs: process.clone(),
             outputs: (tools.outputs)(&process),
             gold_files: (tools.gold_files)(&process),
-            ledger: process.clone(),
+            ledger: Arc::new(ledger(&process)),
             sinks: sinks(&process, self.sinks),
             engine: Arc::new(Faulty::new(process.clone(), (tools.engine)(having))),
             clock: process.clone(),

@@ -45,6 +45,10 @@ pub struct Kept {
     pub rows: BTreeMap<(String, i64, String), (u64, Option<String>)>,
     /// Letters by their line, with how often each came.
     pub letters: BTreeMap<String, u64>,
+    /// Rows with this key, and letters that say so, are refused for ever.
+    pub refuses: Option<&'static str>,
+    /// Bytes of the largest window that the sink of Gold is given.
+    pub max_window: Option<u64>,
     /// Letter files by their path, as they are read back.
     pub texts: BTreeMap<String, Bytes>,
 }
@@ -57,7 +61,8 @@ struct Mailbox(Arc<Process>);
 pub fn sinks(process: &Arc<Process>, which: Which) -> Sinks {
     let Which::Both { holds } = which else { return Sinks::default() };
     let tables = (0..TABLES.len()).collect();
-    let gold = GoldOutlet { sink: Arc::new(ByRow(process.clone())), tables, max_lag_us: 60 * SECOND };
+    let max_window = process.effect(|store| Ok(store.kept.max_window)).ok().flatten().unwrap_or(u64::MAX);
+    let gold = GoldOutlet { sink: Arc::new(ByRow(process.clone())), tables, max_lag_us: 60 * SECOND, max_window };
     let (max_backlog, holds) = (holds.unwrap_or(4), holds.is_some());
     let letters = LetterOutlet { sink: Arc::new(Mailbox(process.clone())), max_backlog, holds, replay: false };
     Sinks { gold: vec![gold], letters: vec![letters] }
@@ -82,8 +87,13 @@ impl GoldSink for ByRow {
         let shown = keys(&revision.rows).into_iter().zip(text.lines().map(|line| Some(line.to_owned())));
         let gone = keys(&revision.removed).into_iter().map(|key| (key, None));
         let all: Vec<(String, Option<String>)> = shown.chain(gone).collect();
+        let refuses = self.0.effect(|store| Ok(store.kept.refuses))?;
+        let (refused, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| Some(key.as_str()) == refuses);
         let (table, start_us) = (revision.table.to_string(), revision.window.start_us);
         let mut fed = Fed::default();
+        if !refused.is_empty() {
+            fed.refused.push(("unloved".to_owned(), refused.len() as u64));
+        }
         // A revision without a row is still a call: the sink is asked whether it is there.
         for some in all.chunks(AT_ONCE).chain(all.is_empty().then_some([].as_slice())) {
             let (some, table, version, number) = (some.to_vec(), table.clone(), revision.version, revision.revision);
@@ -109,12 +119,19 @@ impl LetterSink for Mailbox {
         "letters"
     }
 
-    async fn send(&self, letters: &[PostedLetter]) -> Result<()> {
+    async fn send(&self, letters: &[PostedLetter]) -> Result<Fed> {
         let posted: Vec<_> = letters.iter().map(|at| (letter_line(&at.letter), at.file.clone(), at.line as usize)).collect();
         self.0
             .op(Op::SinkSend, posted.len(), move |store| {
+                let refuses = store.kept.refuses;
+                let is_refused = |(line, _, _): &(String, _, _)| refuses.is_some_and(|refuses| line.contains(refuses));
+                let (refused, posted): (Vec<_>, Vec<_>) = posted.iter().cloned().partition(is_refused);
                 store.sink_receives(&posted);
-                Ok(())
+                let mut fed = Fed { stored: posted.len() as u64, ..Fed::default() };
+                if !refused.is_empty() {
+                    fed.refused.push(("unloved".to_owned(), refused.len() as u64));
+                }
+                Ok(fed)
             })
             .await
     }

@@ -59,6 +59,8 @@ pub struct Store {
     pub visible: BTreeMap<String, File>,
     pub gold: BTreeMap<(String, i64), Shown>,
     pub revisions: BTreeMap<(String, i64, u64), (Bytes, WindowStatus)>,
+    /// Files of the ledger by key, and what whoever reads all of them counts.
+    pub ledger_files: BTreeMap<String, Bytes>,
     pub ledger: BTreeMap<ShardId, Vec<LedgerLine>>,
     pub commits: BTreeMap<ShardId, Vec<Commit>>,
     pub violations: Vec<String>,
@@ -195,7 +197,7 @@ impl Store {
             self.rule(drained, || format!("{shard}: opens before its parents are drained"));
             self.rule(Some(row.bound) == least, || format!("{shard}: opens with {:?} after {least:?}", row.bound));
         }
-        // A life sign, or somebody's wish, may have come since the owner read the row: they may be lost.
+        // A life sign may have come since the owner read the row, and a commit loses it; a wish it leaves alone.
         let hints = (row.heartbeat, row.wanted_by.clone());
         let let_go = ShardRow { owner: String::new(), heartbeat: hints.0, wanted_by: hints.1, ..old.clone() };
         if *row == let_go {
@@ -213,7 +215,8 @@ impl Store {
         }
         let known = self.permits.insert((shard.clone(), row.lease_epoch, row.epoch), who);
         self.rule(known.is_none(), || format!("{shard}: {}/{} was won twice", row.lease_epoch, row.epoch));
-        self.rows.insert(shard.clone(), row.clone());
+        let wanted_by = if row.epoch == old.epoch { row.wanted_by.clone() } else { old.wanted_by };
+        self.rows.insert(shard.clone(), ShardRow { wanted_by, ..row.clone() });
         self.check_watermark();
         Ok(Cas::Won)
     }
@@ -446,21 +449,6 @@ impl Store {
     pub(crate) fn check_permit(&mut self, shard: &ShardId, lease: u64, epoch: u64, who: u64) {
         let holder = self.permits.get(&(shard.clone(), lease, epoch)).copied();
         self.rule(holder == Some(who), || format!("{shard}: process {who} acts on {lease}/{epoch}, won by {holder:?}"));
-    }
-
-    // The ledger.
-
-    pub fn append(&mut self, lines: &[LedgerLine], forgets: bool) {
-        self.appends += 1;
-        if forgets && self.appends % 2 == 1 {
-            return;
-        }
-        for line in lines {
-            let known = self.ledger.entry(line.header.shard.clone()).or_default();
-            if !known.contains(line) {
-                known.push(line.clone());
-            }
-        }
     }
 }
 

@@ -39,6 +39,18 @@ struct Sign {
     heartbeat: u64,
 }
 
+impl Sign {
+    fn of(row: &ShardRow) -> Self {
+        Self { lease_epoch: row.lease_epoch, epoch: row.epoch, heartbeat: row.heartbeat }
+    }
+}
+
+/// Has nobody shown a sign of life for it between two looks? Who looks [`LOOKS`] times, a third of the failover time apart, and
+/// sees the same each time, sees an owner that is gone.
+pub fn is_unmoved(before: &ShardRow, now: &ShardRow) -> bool {
+    before.shard == now.shard && Sign::of(before) == Sign::of(now)
+}
+
 #[derive(Debug)]
 struct Seen {
     sign: Sign,
@@ -64,7 +76,7 @@ impl FleetMachine {
     pub fn look(&mut self, rows: &[ShardRow]) {
         self.seen.retain(|shard, _| rows.iter().any(|row| row.shard == *shard));
         for row in rows {
-            let sign = Sign { lease_epoch: row.lease_epoch, epoch: row.epoch, heartbeat: row.heartbeat };
+            let sign = Sign::of(row);
             match self.seen.get_mut(&row.shard) {
                 Some(seen) if seen.sign == sign => seen.looks = seen.looks.saturating_add(1),
                 Some(seen) => *seen = Seen { sign, looks: 1, changes: seen.changes.saturating_add(1) },

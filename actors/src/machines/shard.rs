@@ -24,6 +24,10 @@ const RENEWAL_US: i64 = 3_600_000_000;
 /// … and no older than this when reading ends.
 const LAST_RENEWAL_US: i64 = 60_000_000;
 
+/// While an epoch is being committed the next one may grow to so many times the size at which it is due. Written out, its bytes
+/// hold no credit any more, and a store that is away for hours must not fill the disk.
+const UNCOMMITTED_MAX: u64 = 4;
+
 /// Where records go on after a hole: dense numbers tell of every record that a stream leaves out. Numbers that are not in order
 /// are a hole, too.
 fn hole(after: Position, records: &[RawRecord]) -> Option<Position> {
@@ -369,7 +373,10 @@ impl ShardMachine {
             }
             return;
         }
-        if !self.fetching && !self.held && now_us >= self.next_fetch_us {
+        let full = self.open.epoch > self.committed + 1 && self.bytes >= self.config.commit_size.saturating_mul(UNCOMMITTED_MAX);
+        // What the last read found is old when it may be read again.
+        self.caught_up &= !full;
+        if !self.fetching && !self.held && !full && now_us >= self.next_fetch_us {
             (self.fetching, self.asked_us) = (true, now_us);
             effects.push(ShardEffect::Fetch(self.position));
         }

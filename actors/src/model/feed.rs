@@ -42,7 +42,7 @@ pub struct WindowFeed {
     pub table: String,
     /// Start of the window.
     pub start_us: i64,
-    /// Revision that the sink has whole; 0 = none.
+    /// Revision that the sink has whole, but for what was refused; 0 = none.
     pub revision: u64,
     /// Keys of every row that the sink may show, of `revision` and of whatever was tried since: a tombstone is due for each of
     /// them that a later revision lacks.
@@ -61,8 +61,15 @@ pub struct LetterFeed {
     pub epoch: u64,
     /// … and of the next one those before this place.
     pub place: LetterPlace,
-    /// Letters handed over so far, each once.
+    /// Letters handed over so far, each once …
     pub sent: u64,
+    /// … of which the sink will never take so many.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub refused: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// A place in the letters of one epoch.
@@ -90,7 +97,7 @@ impl FeedRow {
 
     /// Of a shard whose letters after this epoch are the sink's.
     pub fn of_letters(sink: &str, shard: &ShardId, epoch: u64) -> Self {
-        let fed = LetterFeed { shard: shard.clone(), epoch, place: LetterPlace::default(), sent: 0 };
+        let fed = LetterFeed { shard: shard.clone(), epoch, place: LetterPlace::default(), sent: 0, refused: 0 };
         Self { sink: sink.to_owned(), version: 0, fed: Feed::Letters(fed) }
     }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use super::{Fleet, Parts, Places, gold_and_sinks};
 use crate::machines::fleet::LOOKS;
@@ -31,6 +32,12 @@ impl Fleet {
     }
 }
 
+/// Now. How long a lease is ours is measured on one machine, from the moment at which a life sign is sent.
+#[expect(clippy::disallowed_methods, reason = "of no result: whoever counts wrong is fenced by the row")]
+pub(super) fn moment() -> Instant {
+    Instant::now()
+}
+
 /// Shows that the owner of a lease lives, as long as it is not dropped.
 pub(super) struct Heart {
     /// Raised when the lease may be somebody else's: it is, or no life sign has been heard for the whole failover time.
@@ -45,36 +52,42 @@ impl Drop for Heart {
 }
 
 impl Heart {
-    /// Of the shard whose lease has just been taken.
-    pub(super) fn of_shard(fleet: &Fleet, row: &ShardRow) -> Self {
+    /// Of the shard whose lease has just been taken, by a request that was sent then.
+    pub(super) fn of_shard(fleet: &Fleet, row: &ShardRow, sent: Instant) -> Self {
         let (leases, shard, lease_epoch) = (fleet.leases.clone(), row.shard.clone(), row.lease_epoch);
         let first = row.heartbeat;
-        Self::start(fleet, format!("the lease of {shard}"), move |beats| {
+        Self::start(fleet, format!("the lease of {shard}"), sent, move |beats| {
             let (leases, shard) = (leases.clone(), shard.clone());
             async move { Ok(leases.beat(&shard, lease_epoch, first + beats).await?.is_some()) }
         })
     }
 
-    fn of_lease(fleet: &Fleet, lease: &Lease) -> Self {
+    fn of_lease(fleet: &Fleet, lease: &Lease, sent: Instant) -> Self {
         let (leases, lease) = (fleet.leases.clone(), lease.clone());
-        Self::start(fleet, format!("the lease of {}", lease.name), move |beats| {
+        Self::start(fleet, format!("the lease of {}", lease.name), sent, move |beats| {
             let (leases, lease) = (leases.clone(), lease.clone());
             async move {
                 // What is stored is the last life sign that arrived, and which one that was is not known after an error.
-                let stored = leases.lease(&lease.name).await?.filter(|stored| stored.epoch == lease.epoch);
-                let Some(stored) = stored else { return Ok(false) };
+                let Some(stored) = ours(leases.as_ref(), &lease).await? else { return Ok(false) };
                 let next = Lease { heartbeat: lease.heartbeat + beats, ..stored.clone() };
-                Ok(leases.update_lease(Some(&stored), &next).await? == Cas::Won)
+                if leases.update_lease(Some(&stored), &next).await? == Cas::Won {
+                    return Ok(true);
+                }
+                match ours(leases.as_ref(), &lease).await? {
+                    None => Ok(false),
+                    // Nobody waited for it any more.
+                    Some(_) => Err(Fault::retry("an earlier life sign arrived in between")),
+                }
             }
         })
     }
 
-    fn start<F>(fleet: &Fleet, what: String, sign: impl Fn(u64) -> F + Send + 'static) -> Self
+    fn start<F>(fleet: &Fleet, what: String, sent: Instant, sign: impl Fn(u64) -> F + Send + 'static) -> Self
     where
         F: Future<Output = Result<bool>> + Send + 'static,
     {
         let (lost, pause, failover) = (Flag::default(), fleet.beat(), fleet.failover);
-        let beating = beat(what, sign, lost.clone(), pause, failover);
+        let beating = beat(what, sign, lost.clone(), sent, pause, failover);
         let task = match &fleet.thread {
             Some(thread) => thread.spawn(beating),
             None => actix::spawn(beating),
@@ -83,34 +96,47 @@ impl Heart {
     }
 }
 
-/// The fuse is lit before a life sign is sent, and put out only when that sign is known to have arrived: whoever waits for the
-/// next one begins to wait later than we do.
-async fn beat<F>(what: String, sign: impl Fn(u64) -> F, lost: Flag, pause: Duration, failover: Duration)
+/// What is stored of a lease of ours; none if it is another worker's.
+async fn ours(leases: &dyn Leases, lease: &Lease) -> Result<Option<Lease>> {
+    Ok(leases.lease(&lease.name).await?.filter(|stored| stored.epoch == lease.epoch))
+}
+
+/// The fuse burns from when a life sign is sent, and is lit anew only when a later sign is known to have arrived: whoever waits
+/// for the next one begins to wait later than we do. A sign that has no answer after half a beat is not waited for: a connection
+/// that swallows everything would cost the lease, although there is time for more tries.
+async fn beat<F>(what: String, sign: impl Fn(u64) -> F, lost: Flag, sent: Instant, pause: Duration, failover: Duration)
 where
     F: Future<Output = Result<bool>>,
 {
     let lost = RaisedAtTheEnd(lost);
-    let mut fuse = Box::pin(tokio::time::sleep(failover));
+    let (half, mut next) = (pause / 2, sent + pause);
+    let mut fuse = std::pin::pin!(tokio::time::sleep_until(sent + failover));
     for beats in 1.. {
-        let next = tokio::select! {
+        tokio::select! {
             biased;
-            () = &mut fuse => None,
-            () = tokio::time::sleep(pause) => Some(Box::pin(tokio::time::sleep(failover))),
-        };
-        let Some(next) = next else { break };
+            () = &mut fuse => break,
+            () = tokio::time::sleep_until(next) => {}
+        }
+        let sent = moment();
         let answer = tokio::select! {
             biased;
             () = &mut fuse => break,
-            answer = sign(beats) => answer,
+            answer = tokio::time::timeout(half, sign(beats)) => answer,
         };
         match answer {
-            Ok(true) => fuse = next,
-            Ok(false) => {
+            Ok(Ok(true)) => {
+                fuse.as_mut().reset(sent + failover);
+                next = sent + pause;
+                continue;
+            }
+            Ok(Ok(false)) => {
                 tracing::warn!("{what} was taken by another worker");
                 return;
             }
-            Err(fault) => tracing::warn!(%fault, "{what}: a life sign may not have arrived"),
+            Ok(Err(fault)) => tracing::warn!(%fault, "{what}: a life sign may not have arrived"),
+            Err(_) => tracing::warn!("{what}: a life sign has no answer after {half:?}"),
         }
+        next = sent + half;
     }
     tracing::error!("{what}: no life sign has arrived for {failover:?}, others may take it");
     drop(lost);
@@ -173,9 +199,9 @@ async fn turn(
     door: Door<NewEpoch>,
     mut finish: watch::Receiver<bool>,
 ) -> Result<GoldEnd> {
-    let Some(lease) = wait_for_gold(&parts, &fleet, &mut finish).await else { return Ok(GoldEnd::Finished) };
+    let Some((lease, sent)) = wait_for_gold(&parts, &fleet, &mut finish).await else { return Ok(GoldEnd::Finished) };
     tracing::info!(lease = lease.epoch, "making gold");
-    let heart = Heart::of_lease(&fleet, &lease);
+    let heart = Heart::of_lease(&fleet, &lease, sent);
     let ended = gold_and_sinks(&parts, &places, door, finish, heart.lost.clone()).await;
     drop(heart);
     if !matches!(ended, Ok(GoldEnd::Lost)) {
@@ -185,7 +211,7 @@ async fn turn(
 }
 
 /// None when told to finish before it could be had: then it is another worker's business, unless everything is being drained.
-async fn wait_for_gold(parts: &Parts, fleet: &Fleet, finish: &mut watch::Receiver<bool>) -> Option<Lease> {
+async fn wait_for_gold(parts: &Parts, fleet: &Fleet, finish: &mut watch::Receiver<bool>) -> Option<(Lease, Instant)> {
     let (mut seen, mut looks, mut waited) = (None, 0, true);
     let drain = parts.config.shard.drain;
     loop {
@@ -194,8 +220,9 @@ async fn wait_for_gold(parts: &Parts, fleet: &Fleet, finish: &mut watch::Receive
                 looks = if seen == stored { looks + u32::from(waited) } else { 1 };
                 seen.clone_from(&stored);
                 let free = stored.as_ref().is_none_or(|lease| lease.owner.is_empty() || looks >= LOOKS);
+                let sent = moment();
                 if free && let Some(lease) = take_gold(parts.clock.as_ref(), fleet, &parts.config.owner, stored).await {
-                    return Some(lease);
+                    return Some((lease, sent));
                 }
             }
             Err(fault) if fault.kind() == Kind::Retry => tracing::warn!(%fault, "looking at the lease of gold"),
@@ -229,13 +256,83 @@ async fn take_gold(clock: &dyn Clock, fleet: &Fleet, owner: &str, stored: Option
 
 async fn let_go(leases: &dyn Leases, lease: &Lease) {
     let released = async {
-        let Some(stored) = leases.lease(&lease.name).await?.filter(|stored| stored.epoch == lease.epoch) else {
-            return Ok(Cas::Lost);
-        };
+        let Some(stored) = ours(leases, lease).await? else { return Ok(Cas::Lost) };
         let free = Lease { owner: String::new(), ..stored.clone() };
         leases.update_lease(Some(&stored), &free).await
     };
     if let Err(fault) = released.await {
         tracing::warn!(%fault, "the lease of gold is not let go: others take it after the failover time");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    const FAILOVER: Duration = Duration::from_secs(30);
+    const PAUSE: Duration = Duration::from_secs(10);
+
+    /// How a life sign ends.
+    #[derive(Clone, Copy)]
+    enum Sign {
+        Arrives,
+        Fails,
+        Hangs,
+        Foreign,
+    }
+
+    /// Beats with these signs, then with ones that hang, from this long after the lease was asked for; tells when the lease is
+    /// lost and when each sign was sent, in seconds since it was asked for.
+    fn beats(answered_after: u64, signs: &'static [Sign]) -> (f64, Vec<f64>) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async move {
+            let (asked, sent) = (moment(), Arc::new(Mutex::new(Vec::new())));
+            let since = move || (moment() - asked).as_secs_f64().round();
+            tokio::time::sleep(Duration::from_secs(answered_after)).await;
+            let (lost, noted) = (Flag::default(), sent.clone());
+            let sign = move |beats: u64| {
+                noted.lock().unwrap().push(since());
+                let sign = signs.get(beats as usize - 1).copied().unwrap_or(Sign::Hangs);
+                async move {
+                    match sign {
+                        Sign::Arrives => Ok(true),
+                        Sign::Fails => Err(Fault::retry("throttled")),
+                        Sign::Hangs => std::future::pending().await,
+                        Sign::Foreign => Ok(false),
+                    }
+                }
+            };
+            beat("a lease".to_owned(), sign, lost.clone(), asked, PAUSE, FAILOVER).await;
+            assert!(lost.is_raised());
+            (since(), Arc::try_unwrap(sent).unwrap().into_inner().unwrap())
+        })
+    }
+
+    #[test]
+    fn a_life_sign_that_hangs_is_given_up_after_half_a_beat_and_sent_again() {
+        use Sign::{Arrives, Hangs};
+        let (lost, sent) = beats(0, &[Arrives, Hangs, Arrives, Hangs, Hangs, Hangs, Arrives]);
+        // Two connections in a row may swallow everything, three, too; the lease is lost with the fourth.
+        assert_eq!(sent, [10.0, 20.0, 25.0, 35.0, 40.0, 45.0, 50.0, 60.0, 65.0, 70.0, 75.0]);
+        assert_eq!(lost, 80.0, "half a minute after the last sign that arrived");
+    }
+
+    #[test]
+    fn life_signs_that_fail_at_once_are_not_sent_in_a_storm() {
+        let (lost, sent) = beats(0, &[Sign::Fails; 4]);
+        assert_eq!((lost, sent.len()), (30.0, 4), "{sent:?}");
+    }
+
+    #[test]
+    fn the_time_of_a_lease_counts_from_when_it_was_asked_for_and_not_from_the_answer() {
+        let (lost, sent) = beats(25, &[]);
+        assert_eq!((lost, sent), (30.0, vec![25.0]));
+    }
+
+    #[test]
+    fn a_lease_that_is_somebody_elses_is_lost_at_once() {
+        assert_eq!(beats(0, &[Sign::Arrives, Sign::Foreign]).0, 20.0);
     }
 }

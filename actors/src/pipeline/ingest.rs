@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::handed::HandedRecords;
-use super::turn::{Errand, in_time, turn, within};
+use super::turn::{Errand, given_up, in_time, turn, within};
 use super::{Parts, Places, begin_sinks, rows_of_all_listed};
 use crate::machines::shard::Extent;
 use crate::model::fault::{Fault, Result};
@@ -22,7 +22,7 @@ use crate::model::record::RawRecord;
 use crate::model::row::{ShardRow, ShardState};
 use crate::model::sabotage::{self, Sabotage};
 use crate::shells::commit::retrying;
-use crate::toolkit::board::Board;
+use crate::toolkit::board::Life;
 use crate::toolkit::flag::Flag;
 
 /// For so long the row is asked, at the end, what is done.
@@ -50,15 +50,18 @@ pub struct Ingested {
     pub fault: Option<Fault>,
 }
 
-/// Takes them in, with this much time. A fault means that nothing is known.
+/// Takes them in, with this much time. A fault means that nothing is known. The board is this invocation's alone.
 pub async fn ingest(parts: Parts, places: Places, handed: Handed, time: Duration) -> Result<Ingested> {
-    let parts = Parts { board: Arc::new(Board::default()), fleet: None, ..parts };
+    let parts = Parts { fleet: None, ..parts };
     let (shard, last) = (handed.shard.clone(), last(&handed.records));
     let work = {
         let parts = parts.clone();
         |over| async move { take_in(parts, places, handed, over).await }
     };
     let fault = within(time, work).await.err();
+    if let Some(fault) = &fault {
+        given_up(&parts.board, &shard, fault);
+    }
     if sabotage::is(Sabotage::AnswerBeforeCommit) {
         return Ok(Ingested { committed: last.unwrap_or_default(), fault });
     }
@@ -154,5 +157,7 @@ async fn end(parts: &Parts, places: &Places, row: &ShardRow, over: &Flag) -> Res
             row.position
         )));
     }
-    turn(parts, places, shard, Some(row.lease_epoch), Errand::answer(parts, row, read), over).await
+    turn(parts, places, shard, Some(row.lease_epoch), Errand::answer(parts, row, read), over).await?;
+    parts.board.settle(shard, Life::Finished);
+    Ok(())
 }

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::fleet::{Heart, release};
+use super::fleet::{Heart, moment, release};
 use super::wiring::wire;
 use super::{Parts, Places};
 use crate::history::{self, raise_lease, recover};
@@ -179,14 +179,7 @@ impl Supervisor {
         let taken = recover(rows, blobs, outputs, row).await?;
         let (lease, after) = (taken.row.lease_epoch, taken.row.position);
         tracing::info!(shard = %self.shard, generation = number, lease, %after, "shard taken");
-        parts.board.update(&self.shard, |live| {
-            live.life = Life::Running;
-            live.epoch = taken.row.epoch;
-            live.bound = Some(taken.row.bound);
-            live.committed = taken.row.position;
-            live.had_records = taken.history.last_arrival_us.is_some();
-            live.totals = taken.history.totals.clone();
-        });
+        parts.board.take(&taken.row, &taken.history, parts.clock.now_us());
         // It may have become true after Gold had read the rows: a swap of the last owner that arrived late.
         if let Some(newest) = taken.newest.clone() {
             self.door.tell(NewEpoch(Box::new(newest)));
@@ -228,9 +221,11 @@ impl Supervisor {
     async fn take(&self, held: &Mutex<Held>) -> Result<(Flag, ShardRow)> {
         let lock = || held.lock().unwrap_or_else(PoisonError::into_inner);
         let (only, parts) = (lock().lease_epoch, &self.parts);
-        let row = raise_lease(parts.rows.as_ref(), &self.shard, &parts.config.owner, parts.clock.random(), only).await?;
+        let mut sent = moment();
+        let sending = || sent = moment();
+        let row = raise_lease(parts.rows.as_ref(), &parts.clock, &self.shard, &parts.config.owner, only, sending).await?;
         let Some(fleet) = &parts.fleet else { return Ok((Flag::default(), row)) };
-        let heart = Heart::of_shard(fleet, &row);
+        let heart = Heart::of_shard(fleet, &row, sent);
         let lost = heart.lost.clone();
         *lock() = Held { lease_epoch: Some(row.lease_epoch), heart: Some(heart) };
         Ok((lost, row))

@@ -1,20 +1,21 @@
 //! What has to happen although no record comes, done once by a process that lives for nothing else: a scheduled invocation.
 //!
 //! Owns: the visit to every shard (what was committed becomes visible, a shard that was read to its end ends, a quiet one moves
-//! its bound), then Gold until nothing is due. It takes in no record, and takes no shard that it has no errand for. Does not own:
-//! records (ingest), the lease and the generation (turn), which window is due (machines/gold).
+//! its bound), then Gold until nothing is due; last, the shards of workers that are gone. It takes in no record, and takes no
+//! shard that it has no errand for. Does not own: records (ingest), the lease and the generation (turn), which window is due
+//! (machines/gold), what a sign of life is (machines/fleet).
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::turn::{Errand, in_time, is_free, limited, turn, within};
+use super::turn::{Errand, Hold, given_up, in_time, limited, turn, within};
 use super::wiring::machine;
-use super::{Parts, Places, begin_sinks, gold_and_sinks, may_open, rows_of_all_listed};
+use super::{Fleet, Parts, Places, begin_sinks, gold_and_sinks, may_open, rows_of_all_listed};
 use crate::history;
 use crate::machines::commit::History;
+use crate::machines::fleet::{LOOKS, is_unmoved};
 use crate::machines::shard::{Extent, idle_bound};
 use crate::model::epoch::EpochHeader;
 use crate::model::fault::{Fault, Kind, Result};
@@ -23,7 +24,7 @@ use crate::model::row::{ShardRow, ShardState};
 use crate::ports::Read;
 use crate::shells::commit::retrying;
 use crate::shells::gold::GoldEnd;
-use crate::toolkit::board::{Board, Life};
+use crate::toolkit::board::Life;
 use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::Door;
 
@@ -46,14 +47,22 @@ pub struct Ticked {
     pub out_of_time: bool,
 }
 
-/// One tick, with this much time.
+/// One tick, with this much time. The board is this invocation's alone.
 pub async fn tick(parts: Parts, places: Places, time: Duration) -> Result<Ticked> {
-    let parts = Parts { board: Arc::new(Board::default()), fleet: None, ..parts };
+    let fleet = parts.fleet.clone().filter(|fleet| fleet.failover < time);
+    let parts = Parts { fleet: None, ..parts };
     within(time, |over| async move {
-        let mut round = Round { parts, places, over, ticked: Ticked::default(), quiet: Vec::new() };
+        let (ticked, visited, held, quiet) = Default::default();
+        let mut round = Round { parts, places, over, ticked, visited, held, quiet };
         round.visit_all().await?;
         round.move_the_quiet().await;
         round.gold().await;
+        // They wait for a whole failover time: everything else is done by then.
+        if let Some(fleet) = fleet.filter(|_| !round.held.is_empty())
+            && let Err(fault) = round.succeed(&fleet).await
+        {
+            tracing::warn!(%fault, "whether the owners of shards are gone could not be seen; the next tick looks again");
+        }
         round.ticked.out_of_time |= round.over.is_raised();
         Ok(round.ticked)
     })
@@ -72,6 +81,9 @@ struct Round {
     places: Places,
     over: Flag,
     ticked: Ticked,
+    visited: BTreeSet<ShardId>,
+    /// Rows of workers, as they were seen first.
+    held: Vec<ShardRow>,
     quiet: Vec<Quiet>,
 }
 
@@ -79,21 +91,59 @@ impl Round {
     async fn visit_all(&mut self) -> Result<()> {
         let parts = self.parts.clone();
         in_time(&self.over, begin_sinks(&parts)).await?;
-        let mut rows =
+        let rows =
             in_time(&self.over, retrying(parts.clock.clone(), "creating rows of shards", || rows_of_all_listed(&parts))).await?;
-        let mut visited = BTreeSet::new();
+        self.visit_the_others(rows, &[]).await
+    }
+
+    /// Whatever was not visited yet. Those whose owners are `gone` are taken from exactly the lease that was seen to be silent.
+    async fn visit_the_others(&mut self, mut rows: Vec<ShardRow>, gone: &[ShardRow]) -> Result<()> {
+        let parts = self.parts.clone();
         // The end of one shard lets another open.
-        while let Some(row) = rows.iter().find(|row| !visited.contains(&row.shard) && may_open(&parts, row, &rows)) {
-            visited.insert(row.shard.clone());
+        while let Some(row) = rows.iter().find(|row| !self.visited.contains(&row.shard) && may_open(&parts, row, &rows)) {
+            self.visited.insert(row.shard.clone());
             let row = row.clone();
             let shard = row.shard.clone();
             parts.board.tell(&row);
-            if let Err(fault) = self.visit(row).await {
+            let believed_gone = gone.iter().any(|gone| is_unmoved(gone, &row));
+            if let Err(fault) = self.visit(row, believed_gone).await {
                 self.fault(shard, fault);
             }
-            rows =
-                in_time(&self.over, retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards())).await?;
+            rows = self.rows().await?;
         }
+        Ok(())
+    }
+
+    async fn rows(&self) -> Result<Vec<ShardRow>> {
+        let parts = &self.parts;
+        in_time(&self.over, retrying(parts.clock.clone(), "reading the rows of shards", || parts.rows.shards())).await
+    }
+
+    /// Takes over what workers have left who show no sign of life for the whole failover time, as other workers would: looked at
+    /// as often, by this process's clock alone. Of one that lives, the next sign ends the wait.
+    async fn succeed(&mut self, fleet: &Fleet) -> Result<()> {
+        let mut silent = std::mem::take(&mut self.held);
+        let mut rows = Vec::new();
+        for _ in 1..LOOKS {
+            let wait = async {
+                tokio::time::sleep(fleet.beat()).await;
+                Ok(())
+            };
+            in_time(&self.over, wait).await?;
+            rows = self.rows().await?;
+            silent.retain(|before| rows.iter().any(|now| is_unmoved(before, now)));
+            if silent.is_empty() {
+                return Ok(());
+            }
+        }
+        for row in &silent {
+            tracing::warn!(shard = %row.shard, owner = row.owner, lease = row.lease_epoch, "the owner of a shard is gone");
+            self.visited.remove(&row.shard);
+            self.ticked.busy.retain(|shard| *shard != row.shard);
+        }
+        self.visit_the_others(rows, &silent).await?;
+        self.move_the_quiet().await;
+        self.gold().await;
         Ok(())
     }
 
@@ -106,15 +156,25 @@ impl Round {
             Kind::Fenced => self.ticked.busy.push(shard),
             Kind::Retry | Kind::Poison | Kind::Config | Kind::Corrupt | Kind::Bug => {
                 tracing::error!(%shard, kind = ?fault.kind(), %fault, "visiting a shard");
+                given_up(&self.parts.board, &shard, &fault);
                 self.ticked.faults.push((shard, fault));
             }
         }
     }
 
-    async fn visit(&mut self, row: ShardRow) -> Result<()> {
-        if !is_free(&row, self.parts.clock.now_us()) {
-            self.ticked.busy.push(row.shard);
-            return Ok(());
+    async fn visit(&mut self, row: ShardRow, believed_gone: bool) -> Result<()> {
+        match Hold::of(&row, self.parts.clock.now_us()) {
+            Hold::Free => {}
+            Hold::Worker if believed_gone => {}
+            Hold::Mortal => {
+                self.ticked.busy.push(row.shard);
+                return Ok(());
+            }
+            Hold::Worker => {
+                self.ticked.busy.push(row.shard.clone());
+                self.held.push(row);
+                return Ok(());
+            }
         }
         let (parts, left) = (self.parts.clone(), !row.owner.is_empty());
         let row = if left || row.state == ShardState::Blocked {
@@ -144,13 +204,14 @@ impl Round {
             parts.stream.recall(&shard, row.position, &recall).await?;
         }
         let read = in_time(&self.over, parts.stream.read(&shard, row.position, 1, 1)).await?;
+        parts.board.update(&shard, |live| live.behind_us = read.behind_us);
         if !read.records.is_empty() {
             return Ok(()); // an invocation has it soon
         }
         if read.ended.is_some() {
             let errand = Errand::answer(&parts, &row, read);
             turn(&parts, &self.places, &shard, Some(row.lease_epoch), errand, &self.over).await?;
-            parts.board.update(&shard, |live| live.life = Life::Finished);
+            parts.board.settle(&shard, Life::Finished);
             self.ticked.drained.push(shard);
         } else if read.caught_up {
             parts.board.update(&shard, |live| live.idle = true);

@@ -19,6 +19,7 @@ use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Read, Stream};
+use crate::toolkit::board::{Board, Life};
 use crate::toolkit::flag::Flag;
 use crate::toolkit::outlet::Door;
 use crate::toolkit::pause::Pause;
@@ -36,10 +37,41 @@ pub fn owner_until(until_us: i64, name: &str) -> String {
     format!("{MORTAL}{until_us}:{name}")
 }
 
-/// Has nobody this shard, as far as its row tells?
-pub(super) fn is_free(row: &ShardRow, now_us: i64) -> bool {
-    let until = row.owner.strip_prefix(MORTAL).and_then(|rest| rest.split(':').next()).and_then(|until| until.parse().ok());
-    row.owner.is_empty() || until.is_some_and(|until: i64| now_us.saturating_sub(SKEW_US) > until)
+/// Who has a shard, as far as its row tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hold {
+    /// Nobody, or somebody whose time is up.
+    Free,
+    /// Somebody whose time will be up.
+    Mortal,
+    /// A worker: its life signs tell.
+    Worker,
+}
+
+impl Hold {
+    pub(super) fn of(row: &ShardRow, now_us: i64) -> Self {
+        if row.owner.is_empty() {
+            return Self::Free;
+        }
+        let until = row.owner.strip_prefix(MORTAL).and_then(|rest| rest.split(':').next()).and_then(|until| until.parse().ok());
+        match until {
+            Some(until) if now_us.saturating_sub(SKEW_US) > until => Self::Free,
+            Some(_) => Self::Mortal,
+            None => Self::Worker,
+        }
+    }
+}
+
+/// The end of a turn for which a person has to look, as a supervisor would tell it: there is none here that tries again, and
+/// whoever invokes does so for ever.
+pub(super) fn given_up(board: &Board, shard: &ShardId, fault: &Fault) {
+    let (alert, life) = match fault.kind() {
+        Kind::Poison => ("breaker", Life::Tripped),
+        Kind::Config | Kind::Corrupt | Kind::Bug => ("quarantine", Life::Quarantined),
+        Kind::Retry | Kind::Fenced => return,
+    };
+    board.settle(shard, life);
+    tracing::error!(alert, %shard, %fault, "shard given up by an invocation; the next one tries again");
 }
 
 /// What is done with a shard while it is ours.
@@ -147,9 +179,10 @@ async fn once(
     over: &Flag,
 ) -> Result<()> {
     let (rows, blobs, outputs) = (parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref());
-    let row = in_time(over, raise_lease(rows, shard, &parts.config.owner, parts.clock.random(), *only)).await?;
+    let row = in_time(over, raise_lease(rows, &parts.clock, shard, &parts.config.owner, *only, || ())).await?;
     *only = Some(row.lease_epoch);
     let taken = in_time(over, recover(rows, blobs, outputs, row)).await?;
+    parts.board.take(&taken.row, &taken.history, parts.clock.now_us());
     let lease_epoch = taken.row.lease_epoch;
     tracing::debug!(%shard, lease = lease_epoch, after = %taken.row.position, "shard taken for a turn");
     if let Errand::Read(stream, extent) = errand

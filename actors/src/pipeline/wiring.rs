@@ -120,6 +120,7 @@ impl Wiring<'_> {
         let actor = CommitActor {
             shard_id: row.shard.clone(),
             machine: CommitMachine::new(commit_config, row, history),
+            unanswered: 0,
             generation: self.generation.clone(),
             rows: rows.clone(),
             blobs: blobs.clone(),

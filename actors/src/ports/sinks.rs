@@ -38,14 +38,14 @@ pub struct GoldRevision {
     pub removed: RecordBatch,
 }
 
-/// What became of a revision.
+/// What became of what a sink was given: rows and tombstones, or letters.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Fed {
-    /// Rows and tombstones that are stored now.
+    /// Those that are stored now.
     pub stored: u64,
     /// Rows for which the sink had this version or a newer one already.
     pub newer: u64,
-    /// Rows that the sink will never take, by reason: an alert, and the end of it.
+    /// Those that the sink will never take, by reason: an alert, and the end of it.
     pub refused: Vec<(String, u64)>,
 }
 
@@ -75,5 +75,5 @@ pub trait LetterSink: Send + Sync {
     /// Its name in the settings.
     fn name(&self) -> &str;
     /// Hands letters over, in order. `Retry` = perhaps not all are there, ask again.
-    async fn send(&self, letters: &[PostedLetter]) -> Result<()>;
+    async fn send(&self, letters: &[PostedLetter]) -> Result<Fed>;
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
+use crate::history;
 use crate::machines::commit::{CommitEffect, CommitEvent, CommitMachine, Committed};
 use crate::model::epoch::HeldOutput;
 use crate::model::fault::{Fault, Kind, Result};
@@ -28,6 +29,8 @@ pub struct CommitActor {
     pub shard_id: ShardId,
     /// Decisions.
     pub machine: CommitMachine,
+    /// Swaps in a row whose answer did not come.
+    pub unanswered: u32,
     /// Its generation.
     pub generation: Generation,
     /// Rows.
@@ -66,6 +69,9 @@ impl CommitActor {
         if self.generation.is_ending() {
             return;
         }
+        if let CommitEvent::Swapped(answer) = &event {
+            self.unanswered = if answer.is_some() { 0 } else { self.unanswered.saturating_add(1) };
+        }
         for effect in self.machine.apply(event, self.clock.random()) {
             self.carry_out(effect, ctx);
         }
@@ -87,7 +93,8 @@ impl CommitActor {
                     retrying(clock.clone(), "storing an epoch object", || blobs.put(&key, object.clone())).await?;
                     if let Some(Committed { row, header }) = begun {
                         let permit = CommitPermit::won(row.lease_epoch, row.epoch);
-                        publish(outputs, clock, permit, header.outputs.into_iter().map(HeldOutput::from).collect()).await?;
+                        let pending = header.outputs.into_iter().map(HeldOutput::from).collect();
+                        publish(outputs, blobs, clock, permit, &row, pending).await?;
                     }
                     Ok(CommitEvent::Put)
                 });
@@ -114,26 +121,29 @@ impl CommitActor {
                 self.begin(ctx, async { Ok(CommitEvent::Swapped(Some(Cas::Won))) });
             }
             // Never repeated here: after an answer that did not come, only the row knows.
-            CommitEffect::Swap(fence, row) => self.begin(ctx, async move {
-                match rows.update_shard(fence, &row).await {
-                    Ok(answer) => {
-                        crash::pass("commit.after_swap");
-                        Ok(CommitEvent::Swapped(Some(answer)))
+            CommitEffect::Swap(fence, row) => {
+                let mut pause = Pause::after_tries(clock, self.unanswered);
+                self.begin(ctx, async move {
+                    match rows.update_shard(fence, &row).await {
+                        Ok(answer) => {
+                            crash::pass("commit.after_swap");
+                            Ok(CommitEvent::Swapped(Some(answer)))
+                        }
+                        Err(fault) if fault.kind() == Kind::Retry => {
+                            pause.after("swapping a shard's row", &fault).await;
+                            Ok(CommitEvent::Swapped(None))
+                        }
+                        Err(fault) => Err(fault),
                     }
-                    Err(fault) if fault.kind() == Kind::Retry => {
-                        Pause::new(clock).after("swapping a shard's row", &fault).await;
-                        Ok(CommitEvent::Swapped(None))
-                    }
-                    Err(fault) => Err(fault),
-                }
-            }),
+                });
+            }
             CommitEffect::Reread => self.begin(ctx, async move {
                 let row = retrying(clock, "reading a shard's row", || rows.shard(&shard)).await?;
                 Ok(CommitEvent::Reread(row.map(Box::new)))
             }),
             CommitEffect::Publish(permit, pending) => {
-                let outputs = self.outputs.clone();
-                self.begin(ctx, async move { publish(outputs, clock, permit, pending).await });
+                let (outputs, row) = (self.outputs.clone(), self.machine.row().clone());
+                self.begin(ctx, async move { publish(outputs, blobs, clock, permit, &row, pending).await });
             }
             CommitEffect::Committed(committed) => self.committed(committed),
             CommitEffect::Settled => self.shard.tell(Settled),
@@ -144,12 +154,7 @@ impl CommitActor {
     fn committed(&self, committed: Box<Committed>) {
         let Committed { row, header } = committed.as_ref();
         tracing::info!(shard = %row.shard, epoch = row.epoch, to = %row.position, records = header.counts.received, "committed");
-        self.board.update(&row.shard, |live| {
-            live.epoch = row.epoch;
-            live.bound = Some(row.bound);
-            live.committed = row.position;
-            live.totals = header.totals.clone();
-        });
+        self.board.committed(row, &header.totals);
         self.shard.tell(EpochCommitted(row.epoch));
         self.gold.tell(NewEpoch(committed));
     }
@@ -172,13 +177,18 @@ async fn create(rows: &dyn Rows, children: &[ShardRow]) -> Result<()> {
 
 async fn publish(
     outputs: Arc<dyn Outputs>,
+    blobs: Arc<dyn Blobs>,
     clock: Arc<dyn Clock>,
     permit: CommitPermit,
+    row: &ShardRow,
     pending: Vec<HeldOutput>,
 ) -> Result<CommitEvent> {
     let mut done = Vec::with_capacity(pending.len());
     for held in &pending {
-        retrying(clock.clone(), "publishing a file", || outputs.publish(permit, held)).await?;
+        if let Err(fault) = retrying(clock.clone(), "publishing a file", || outputs.publish(permit, held)).await {
+            history::tell_if_lost(blobs.as_ref(), row, &held.output, &fault).await;
+            return Err(fault);
+        }
         done.push(held.output.staged.clone());
     }
     crash::pass("commit.after_publish");

@@ -46,6 +46,8 @@ pub struct GoldOutlet {
     pub tables: Vec<usize>,
     /// An alert when a window waits for longer.
     pub max_lag_us: i64,
+    /// A window is handed over whole, from memory: one whose stored content has more bytes is refused.
+    pub max_window: u64,
 }
 
 /// Where letters are handed on to.

@@ -130,19 +130,22 @@ pub async fn supervise(
         }
         let random = parts.clock.random();
         let verdict = match fault.kind() {
-            Kind::Config | Kind::Corrupt | Kind::Poison => return Err(fault),
+            Kind::Config | Kind::Corrupt | Kind::Poison => return Err(given_up(fault, "waiting does not heal it")),
             Kind::Retry => Verdict::Restart { after_us: restarts.waited(random) },
             Kind::Fenced | Kind::Bug => restarts.failed(parts.clock.now_us(), random),
         };
         match verdict {
-            Verdict::Quarantine => {
-                tracing::error!(alert = "quarantine", %fault, "gold given up after too many restarts");
-                return Err(fault);
-            }
+            Verdict::Quarantine => return Err(given_up(fault, "too many restarts")),
             Verdict::Restart { after_us } => tokio::time::sleep(Duration::from_micros(after_us.unsigned_abs())).await,
         }
     }
     Ok(GoldEnd::Finished)
+}
+
+/// People must hear of it.
+fn given_up(fault: Fault, why: &str) -> Fault {
+    tracing::error!(alert = "quarantine", %fault, "gold given up: {why}");
+    fault
 }
 
 /// Supervisor → gold: everything is committed, finish.
@@ -314,7 +317,7 @@ impl GoldActor {
                     Ok(Done::Row(Box::new(rebase(&parts, &cache, table, *row, loads, base).await?)))
                 }
                 GoldWork::Collect { lines, shard, through } => {
-                    collect(&parts, &shard, lines, through).await?;
+                    collect(&parts, &shard, &lines, through).await?;
                     Ok(Done::Collected(shard, through))
                 }
             }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use dashmap::DashMap;
 
+use crate::machines::commit::History;
 use crate::machines::shard::Peers;
 use crate::model::fault::Fault;
 use crate::model::ledger::Counts;
@@ -60,6 +61,17 @@ impl Life {
     }
 }
 
+/// A shard as it was when it became this process's: what its totals have more, this process has committed.
+#[derive(Clone, Debug, Default)]
+pub struct Since {
+    /// The lease under which it was taken; 0 = never.
+    pub lease: u64,
+    /// Its totals.
+    pub totals: Counts,
+    /// When that was, microseconds since 1970.
+    pub at_us: i64,
+}
+
 /// The live state of a shard.
 #[derive(Clone, Debug, Default)]
 pub struct Live {
@@ -87,8 +99,14 @@ pub struct Live {
     pub in_flight: usize,
     /// How far reading lies behind the newest record by the stream's clock (iterator age), microseconds.
     pub behind_us: Option<i64>,
-    /// Running totals as committed.
+    /// Running totals as committed, by this process or before it; of a shard that others have, the last that was ours.
     pub totals: Counts,
+    /// What of them was not ours.
+    pub since: Since,
+    /// The last lease that was ours.
+    pub lease: u64,
+    /// Epochs committed by this process since then.
+    pub epochs: u64,
     /// Records processed by this process, committed or not.
     pub processed: u64,
 }
@@ -152,6 +170,30 @@ impl Board {
         change(self.shards.entry(shard.clone()).or_default().value_mut());
     }
 
+    /// It is ours from here on: the row under our lease, and what its newest epoch says.
+    pub fn take(&self, row: &ShardRow, history: &History, now_us: i64) {
+        self.update(&row.shard, |live| {
+            // Where nobody had it in between, whatever was committed meanwhile was ours as well, and its answer got lost.
+            if live.lease == 0 || live.lease + 1 != row.lease_epoch {
+                live.since = Since { lease: row.lease_epoch, totals: history.totals.clone(), at_us: now_us };
+                live.epochs = 0;
+            }
+            (live.life, live.lease) = (Life::Running, row.lease_epoch);
+            (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
+            live.had_records = history.last_arrival_us.is_some();
+            live.totals = history.totals.clone();
+        });
+    }
+
+    /// An epoch of ours is true.
+    pub fn committed(&self, row: &ShardRow, totals: &Counts) {
+        self.update(&row.shard, |live| {
+            (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
+            live.totals = totals.clone();
+            live.epochs += 1;
+        });
+    }
+
     /// Of a shard that nobody reads in this process: what its row says holds back idle shards as our own would.
     pub fn tell(&self, row: &ShardRow) {
         let life = match row.state {
@@ -165,9 +207,10 @@ impl Board {
         });
     }
 
-    /// Its generation is over: nothing is under way any more.
+    /// Its generation is over: nothing is under way any more, and nobody reads there, which is not idle: what has arrived since
+    /// may be of any age.
     pub fn settle(&self, shard: &ShardId, life: Life) {
-        self.update(shard, |live| (live.life, live.in_flight) = (life, 0));
+        self.update(shard, |live| (live.life, live.idle, live.in_flight) = (life, false, 0));
     }
 
     /// A copy of one entry.

@@ -24,6 +24,12 @@ impl Pause {
         Self { clock, next_ms: FIRST_MS, tries: 0 }
     }
 
+    /// As if so many pauses were over: for tries that are counted elsewhere.
+    pub fn after_tries(clock: Arc<dyn Clock>, tries: u32) -> Self {
+        let next_ms = FIRST_MS.saturating_mul(1 << tries.min(16)).min(LONGEST_MS);
+        Self { clock, next_ms, tries: u64::from(tries) }
+    }
+
     /// Says once what is being waited for, then waits.
     pub async fn after(&mut self, doing: &str, fault: &Fault) {
         self.tries += 1;

@@ -174,7 +174,9 @@ pub(crate) fn fleet(args: &Fleet) -> anyhow::Result<bool> {
     let clock = SystemClock::shared();
     let began_us = clock.now_us();
     let seed = args.seed.unwrap_or_else(|| clock.random() >> 32);
-    let again = format!("sluicebox-load fleet --minutes {} --workers {} --seed {seed}", args.minutes, args.workers);
+    let Fleet { minutes, workers, shards, rate, .. } = args;
+    let again =
+        format!("sluicebox-load fleet --minutes {minutes} --workers {workers} --shards {shards} --rate {rate} --seed {seed}");
     println!("{again}");
     let input = Kind::Generated.input();
     let folder = args.dir.clone().unwrap_or_else(|| std::env::temp_dir().join(format!("sluicebox-fleet-{seed}")));

@@ -1,7 +1,7 @@
 //! From looks at the totals of shards to numbers for CloudWatch.
 //!
-//! Totals grow by commits and outlive the process; a metric is what came in between. A shard that was not ours in between (before
-//! the start, at another worker) starts anew: what it has then was counted by somebody else, or was not ours to count.
+//! Totals grow by commits and outlive the process; a metric is what this process committed. So each shard comes with the totals
+//! under which it was taken, and where it is taken anew, it starts anew: what was committed in between is for others to count.
 //!
 //! Owns: names, units and meanings of the metrics, the differences. Does not own: the looks (the caller), the calls (metrics).
 
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use sluicebox_actors::model::ledger::Counts;
 use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::toolkit::board::Since;
 
 /// A unit of CloudWatch's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -62,28 +63,17 @@ pub struct Datum {
     pub value: Value,
 }
 
-/// What a shard is to this process.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Hold {
-    /// Its totals are what was committed, by us.
-    Ours,
-    /// Not read yet, or between two generations: its totals say nothing new.
-    Unsure,
-    /// Somebody else's, or nobody's.
-    Foreign,
-    /// Given up: a person has to look.
-    GivenUp,
-}
-
 /// One shard as it is now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Look {
-    /// What it is to this process.
-    pub hold: Hold,
-    /// Committed totals.
+    /// Given up: a person has to look.
+    pub given_up: bool,
+    /// As it was taken.
+    pub since: Since,
+    /// Totals, since then by commits of this process.
     pub totals: Counts,
-    /// Last committed epoch.
-    pub epoch: u64,
+    /// Epochs that this process has committed since then.
+    pub epochs: u64,
     /// Is there nothing to read?
     pub idle: bool,
     /// How far the last record read lies behind the stream's clock, microseconds.
@@ -114,8 +104,10 @@ struct Epochs {
 
 #[derive(Clone, Debug)]
 struct Seen {
+    /// The lease that it was taken under.
+    lease: u64,
     totals: Counts,
-    epoch: u64,
+    epochs: u64,
     /// The last commit, or the last time there was nothing to read.
     since_us: i64,
 }
@@ -135,32 +127,32 @@ impl Metering {
     pub fn look<'a>(&mut self, shards: impl IntoIterator<Item = (&'a ShardId, &'a Look)>, now_us: i64) {
         (self.given_up, self.behind_us, self.bound_us) = (0, None, None);
         for (shard, look) in shards {
-            match look.hold {
-                Hold::Ours => self.count(shard, look, now_us),
-                Hold::Unsure => {}
-                Hold::Foreign => {
-                    self.seen.remove(shard);
-                }
-                Hold::GivenUp => self.given_up += 1,
+            self.given_up += u64::from(look.given_up);
+            self.behind_us = self.behind_us.max(look.behind_us);
+            self.bound_us = match (self.bound_us, look.bound_us) {
+                (Some(least), Some(bound)) => Some(least.min(bound)),
+                (known, bound) => known.or(bound),
+            };
+            if look.since.lease > 0 {
+                self.count(shard, look, now_us);
             }
         }
     }
 
     fn count(&mut self, shard: &ShardId, look: &Look, now_us: i64) {
-        self.behind_us = self.behind_us.max(look.behind_us);
-        self.bound_us = match (self.bound_us, look.bound_us) {
-            (Some(least), Some(bound)) => Some(least.min(bound)),
-            (known, bound) => known.or(bound),
-        };
-        let new = || Seen { totals: look.totals.clone(), epoch: look.epoch, since_us: now_us };
+        let Since { lease, totals, at_us } = &look.since;
+        let new = || Seen { lease: *lease, totals: totals.clone(), epochs: 0, since_us: *at_us };
         let seen = self.seen.entry(shard.clone()).or_insert_with(new);
+        if seen.lease != *lease {
+            *seen = new();
+        }
         let (before, after, open) = (&seen.totals, &look.totals, &mut self.open);
         open.received += after.received.saturating_sub(before.received);
         open.failed += after.rejected_total().saturating_sub(before.rejected_total());
         open.late += late(after).saturating_sub(late(before));
         open.letters += after.letters.saturating_sub(before.letters);
         open.bytes += after.bytes.saturating_sub(before.bytes);
-        let epochs = look.epoch.saturating_sub(seen.epoch);
+        let epochs = look.epochs.saturating_sub(seen.epochs);
         if epochs > 0 {
             let each_ms = (now_us.saturating_sub(seen.since_us).max(0)) as f64 / 1e3 / epochs as f64;
             let times = &mut open.epochs;
@@ -172,7 +164,7 @@ impl Metering {
         if epochs > 0 || look.idle {
             seen.since_us = now_us;
         }
-        (seen.totals, seen.epoch) = (look.totals.clone(), look.epoch);
+        (seen.totals, seen.epochs) = (look.totals.clone(), look.epochs);
     }
 
     /// The numbers since the last time they were [`Metering::sent`].
@@ -226,17 +218,22 @@ mod tests {
         ShardId::new(format!("shard-{number}"))
     }
 
-    fn look(hold: Hold, received: u64, failed: u64) -> Look {
+    fn totals(received: u64, failed: u64) -> Counts {
         let gold = GoldCounts { late: received / 2, ..GoldCounts::default() };
-        let totals = Counts {
+        Counts {
             received,
             bytes: received * 10,
             letters: failed,
             rejected: BTreeMap::from([("decode/invalid_json".to_owned(), failed)]),
             gold: BTreeMap::from([("hourly".to_owned(), gold)]),
             ..Counts::default()
-        };
-        Look { hold, totals, epoch: received, idle: false, behind_us: None, bound_us: None }
+        }
+    }
+
+    /// Taken under this lease with so many records, and now it has so many.
+    fn look(lease: u64, before: u64, received: u64, failed: u64) -> Look {
+        let since = Since { lease, totals: totals(before, 0), at_us: 0 };
+        Look { since, totals: totals(received, failed), epochs: received - before, ..Look::default() }
     }
 
     fn value(data: &[Datum], name: &str) -> Option<f64> {
@@ -248,13 +245,12 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_at_the_start_is_not_counted_and_what_came_since_is() {
+    fn what_was_there_when_a_shard_was_taken_is_not_counted_and_what_came_since_is_from_the_first_look_on() {
         let mut metering = Metering::default();
-        metering.look([(&shard(0), &look(Hold::Unsure, 0, 0))], 0);
-        metering.look([(&shard(0), &look(Hold::Ours, 1000, 10))], 0);
+        metering.look([(&shard(0), &Look::default()), (&shard(1), &look(1, 70, 70, 0))], 0);
         assert_eq!(value(&metering.data(0), "RecordsReceived"), Some(0.0));
         assert_eq!(value(&metering.data(0), "SuccessRate"), None, "nothing of nothing is no rate");
-        metering.look([(&shard(0), &look(Hold::Ours, 1100, 35))], 60_000_000);
+        metering.look([(&shard(0), &look(1, 1000, 1100, 25))], 60_000_000);
         let data = metering.data(60_000_000);
         let expected = [
             ("RecordsReceived", 100.0),
@@ -278,30 +274,31 @@ mod tests {
     fn what_was_not_sent_is_said_again_with_the_rest() {
         let mut metering = Metering::default();
         for received in [0, 10, 30] {
-            metering.look([(&shard(0), &look(Hold::Ours, received, 0))], 0);
+            metering.look([(&shard(0), &look(1, 0, received, 0))], 0);
             let seen = value(&metering.data(0), "RecordsReceived");
             assert_eq!(seen, Some(received as f64));
         }
     }
 
     #[test]
-    fn a_shard_that_was_away_starts_anew_and_one_that_restarted_goes_on() {
+    fn a_shard_that_was_away_starts_anew_and_nothing_that_was_ours_before_is_forgotten() {
         let mut metering = Metering::default();
-        metering.look([(&shard(0), &look(Hold::Ours, 10, 0))], 0);
-        metering.look([(&shard(0), &look(Hold::Unsure, 0, 0))], 0);
-        metering.look([(&shard(0), &look(Hold::Ours, 15, 0))], 0);
-        assert_eq!(value(&metering.data(0), "RecordsReceived"), Some(5.0));
-        metering.look([(&shard(0), &look(Hold::Foreign, 15, 0))], 0);
-        metering.look([(&shard(0), &look(Hold::Ours, 500, 0))], 0);
-        assert_eq!(value(&metering.data(0), "RecordsReceived"), Some(5.0), "others made the 485");
-        metering.look([(&shard(0), &look(Hold::GivenUp, 500, 0)), (&shard(1), &look(Hold::GivenUp, 5, 0))], 0);
+        metering.look([(&shard(0), &look(1, 10, 15, 0))], 0);
+        // Given up, let go or between two generations: what was committed last counts.
+        metering.look([(&shard(0), &Look { given_up: true, ..look(1, 10, 17, 0) })], 0);
+        assert_eq!(value(&metering.data(0), "RecordsReceived"), Some(7.0));
+        metering.look([(&shard(0), &look(3, 500, 510, 0))], 0);
+        assert_eq!(value(&metering.data(0), "RecordsReceived"), Some(17.0), "others made the 483");
+        let lost = |received| Look { given_up: true, ..look(3, 500, received, 0) };
+        metering.look([(&shard(0), &lost(510)), (&shard(1), &Look { given_up: true, ..Look::default() })], 0);
         assert_eq!(value(&metering.data(0), "ShardsQuarantined"), Some(2.0));
+        assert_eq!(value(&metering.data(0), "RecordsReceived"), Some(17.0));
     }
 
     #[test]
     fn ages_are_those_of_the_shard_that_is_furthest_behind() {
         let mut metering = Metering::default();
-        let at = |behind_us, bound_us| Look { behind_us, bound_us, ..look(Hold::Ours, 0, 0) };
+        let at = |behind_us, bound_us| Look { behind_us, bound_us, ..Look::default() };
         metering.look([(&shard(0), &at(None, None))], 0);
         assert_eq!(value(&metering.data(0), "IteratorAgeMs"), None);
         let looks = [(&shard(0), &at(Some(5_000), Some(9_000_000))), (&shard(1), &at(Some(7_000), Some(4_000_000)))];
@@ -313,10 +310,10 @@ mod tests {
     #[test]
     fn time_without_anything_to_read_is_no_processing() {
         let mut metering = Metering::default();
-        let idle = Look { idle: true, ..look(Hold::Ours, 0, 0) };
+        let idle = Look { idle: true, ..look(1, 0, 0, 0) };
         metering.look([(&shard(0), &idle)], 0);
         metering.look([(&shard(0), &idle)], 3_600_000_000);
-        metering.look([(&shard(0), &look(Hold::Ours, 2, 0))], 3_602_000_000);
+        metering.look([(&shard(0), &look(1, 0, 2, 0))], 3_602_000_000);
         let data = metering.data(0);
         let found = data.iter().find(|datum| datum.name == "ProcessingDuration").expect("two epochs");
         assert_eq!(found.value, Value::Many { count: 2.0, sum: 2000.0, min: 1000.0, max: 1000.0 });
@@ -325,11 +322,10 @@ mod tests {
     proptest! {
         // Totals may do anything, even fall: no number is negative or no number, and sums are those of what was gained.
         #[test]
-        fn no_number_is_ever_negative(script in prop::collection::vec((0u8..3, 0u8..4, 0u64..1000, 0u64..1000), 1..60)) {
+        fn no_number_is_ever_negative(script in prop::collection::vec((0u8..3, 0u64..3, 0u64..1000, 0u64..1000), 1..60)) {
             let mut metering = Metering::default();
-            for (number, hold, received, failed) in script {
-                let hold = [Hold::Ours, Hold::Unsure, Hold::Foreign, Hold::GivenUp][usize::from(hold)];
-                metering.look([(&shard(number), &look(hold, received, failed))], received as i64 - 500);
+            for (number, lease, received, failed) in script {
+                metering.look([(&shard(number), &look(lease, received.min(failed), received, failed))], received as i64 - 500);
                 for datum in metering.data(0) {
                     prop_assert!(datum.value.is_finite(), "{datum:?}");
                     let (Value::One(value) | Value::Many { min: value, .. }) = datum.value;

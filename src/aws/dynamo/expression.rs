@@ -18,6 +18,14 @@ pub(super) struct Change {
     pub(super) count: Vec<&'static str>,
 }
 
+impl Change {
+    /// Leaves this attribute as it is stored.
+    pub(super) fn leave(&mut self, name: &str) {
+        self.set.retain(|(set, _)| *set != name);
+        self.remove.retain(|removed| *removed != name);
+    }
+}
+
 /// What a write depends on.
 pub(super) enum Condition<'a> {
     /// There is no such item.

@@ -165,6 +165,10 @@ impl Rows for DynamoRows {
             return Err(Fault::bug("the fence of a shard row never falls"));
         }
         let mut change = item::shard_change(row)?;
+        if row.epoch > expected.epoch {
+            // Somebody may have asked for the shard since the owner read its row: a commit does not answer that.
+            change.leave(WANTED_BY);
+        }
         item::count_owners(&mut change, row.epoch > expected.epoch, row.lease_epoch > expected.lease_epoch);
         let fence = [(LEASE_EPOCH, expected.lease_epoch), (EPOCH, expected.epoch)];
         Ok(cas(&self.table.update(&self.shard_pk(), row.shard.as_str(), change, Condition::Numbers(&fence)).await?))

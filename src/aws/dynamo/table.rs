@@ -15,8 +15,9 @@ use std::time::Duration;
 
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::types::{
-    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification, ReturnValue,
-    ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TableDescription, TableStatus,
+    AttributeDefinition, AttributeValue, BillingMode, KeySchemaElement, KeyType, PointInTimeRecoverySpecification,
+    PointInTimeRecoveryStatus, ReturnValue, ReturnValuesOnConditionCheckFailure, ScalarAttributeType, TableDescription,
+    TableStatus,
 };
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::result::SdkError;
@@ -57,13 +58,15 @@ pub(super) struct Table {
     io: AwsRuntime,
     name: String,
     resource: String,
+    /// Between two looks at something that is being made.
+    every: Duration,
 }
 
 impl Table {
     pub(super) fn new(client: &Client, io: AwsRuntime, name: &str) -> Self {
         let config = client.config().to_builder().retry_config(RetryConfig::disabled()).build();
         let resource = format!("arn:aws:dynamodb:*:*:table/{name}");
-        Self { client: Client::from_conf(config), io, name: name.to_owned(), resource }
+        Self { client: Client::from_conf(config), io, name: name.to_owned(), resource, every: ACTIVE_EVERY }
     }
 
     fn call(&self, operation: &'static str) -> Call<'_> {
@@ -97,7 +100,7 @@ impl Table {
                     return Ok(());
                 }
             }
-            tokio::time::sleep(ACTIVE_EVERY).await;
+            tokio::time::sleep(self.every).await;
         }
         Err(Fault::retry(format!("the DynamoDB table {} is not active after a minute", self.name)))
     }
@@ -115,12 +118,16 @@ impl Table {
         }
     }
 
-    /// Makes the table if it is missing, billed per request.
+    /// Makes the table if it is missing, billed per request. A table that is there and cannot be recovered to a point in time is
+    /// told and left: it may be somebody's choice, or a start that died between making it and asking for that.
     pub(super) async fn create_if_missing(&self, point_in_time_recovery: bool) -> Result<()> {
         if self.describe().await?.is_some() {
-            return self.active().await;
+            self.active().await?;
+            if point_in_time_recovery {
+                self.tell_if_unrecoverable().await;
+            }
+            return Ok(());
         }
-        let broken = |error: aws_sdk_dynamodb::error::BuildError| Fault::caused(Kind::Bug, "describing the table", &error);
         let mut create = self.client.create_table().table_name(&self.name).billing_mode(BillingMode::PayPerRequest);
         for (name, kind) in [(PK, KeyType::Hash), (LEASE_KEY, KeyType::Range)] {
             let key = KeySchemaElement::builder().attribute_name(name).key_type(kind).build().map_err(broken)?;
@@ -133,15 +140,59 @@ impl Table {
             return Err(self.call("CreateTable").fault(&error));
         }
         self.active().await?;
-        if !point_in_time_recovery {
-            return Ok(());
+        match point_in_time_recovery {
+            true => self.make_recoverable().await,
+            false => Ok(()),
         }
+    }
+
+    /// Turns point-in-time recovery on. A new table has its backups a while after it is active; until then nobody may ask. If
+    /// that takes too long, the table is used without: it is said at this start and at every later one.
+    async fn make_recoverable(&self) -> Result<()> {
         let on = PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build().map_err(broken)?;
         let backups = self.client.update_continuous_backups().table_name(&self.name).point_in_time_recovery_specification(on);
-        match self.ask(backups.send()).await? {
-            Ok(_) => Ok(()),
-            Err(error) => Err(self.call("UpdateContinuousBackups").fault(&error)),
+        for attempt in 0..ACTIVE_TRIES {
+            if attempt > 0 {
+                tokio::time::sleep(self.every).await;
+            }
+            match self.ask(backups.clone().send()).await? {
+                Ok(_) => return Ok(()),
+                Err(error) if is_not_yet(&error) => {}
+                Err(error) => return Err(self.call("UpdateContinuousBackups").fault(&error)),
+            }
         }
+        self.tell_unrecoverable("is not available after a minute");
+        Ok(())
+    }
+
+    async fn tell_if_unrecoverable(&self) {
+        let asked = self.ask(self.client.describe_continuous_backups().table_name(&self.name).send()).await;
+        let description = match asked {
+            Ok(Ok(answer)) => answer.continuous_backups_description,
+            // Not a reason to refuse the work: a policy of before may not allow the question.
+            Ok(Err(error)) => {
+                let fault = self.call("DescribeContinuousBackups").fault(&error);
+                return tracing::warn!(table = self.name, %fault, "whether the rows can be recovered to a point in time is unknown");
+            }
+            Err(fault) => {
+                return tracing::warn!(table = self.name, %fault, "whether the rows can be recovered to a point in time is unknown");
+            }
+        };
+        let recovery = description.and_then(|found| found.point_in_time_recovery_description);
+        let status = recovery.and_then(|recovery| recovery.point_in_time_recovery_status);
+        if status != Some(PointInTimeRecoveryStatus::Enabled) {
+            self.tell_unrecoverable("is off");
+        }
+    }
+
+    fn tell_unrecoverable(&self, what: &str) {
+        tracing::warn!(
+            table = self.name,
+            "point-in-time recovery of the rows {what}: aws dynamodb update-continuous-backups --table-name {} \
+             --point-in-time-recovery-specification PointInTimeRecoveryEnabled=true, or make the table yourself and set \
+             store.create_table = false",
+            self.name
+        );
     }
 
     /// One item, as it is now.
@@ -275,6 +326,23 @@ pub(super) fn keys(pk: &str, key: &str) -> Item {
     HashMap::from([(PK.to_owned(), text(pk)), (LEASE_KEY.to_owned(), text(key))])
 }
 
+fn broken(error: aws_sdk_dynamodb::error::BuildError) -> Fault {
+    Fault::caused(Kind::Bug, "describing the table", &error)
+}
+
+/// What a table says of its backups while they are being made, or while somebody else changes them.
+fn is_not_yet<E>(error: &SdkError<E, HttpResponse>) -> bool
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    let unavailable = matches!(code(error), Some("ContinuousBackupsUnavailableException" | "TableInUseException"));
+    let again = match classify(error) {
+        Class::Throttled | Class::Unavailable | Class::NoAnswer | Class::Conflict => true,
+        Class::Denied | Class::Unconfigured | Class::NotFound | Class::Invalid => false,
+    };
+    unavailable || again
+}
+
 fn check_keys(name: &str, found: &TableDescription) -> Result<()> {
     let keys: Vec<(&str, KeyType)> =
         found.key_schema().iter().map(|key| (key.attribute_name(), key.key_type().clone())).collect();
@@ -296,3 +364,6 @@ fn check_keys(name: &str, found: &TableDescription) -> Result<()> {
          table, or one that does not exist yet"
     )))
 }
+
+#[cfg(test)]
+mod tests;

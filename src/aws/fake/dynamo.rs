@@ -35,13 +35,18 @@ impl FakeDynamo {
         let description = json!({"TableName": table, "TableStatus": "ACTIVE",
             "KeySchema": [{"AttributeName": hash_key, "KeyType": "HASH"}],
             "AttributeDefinitions": [{"AttributeName": hash_key, "AttributeType": "S"}]});
-        let mut given = Table { keys, description, items: BTreeMap::new() };
+        let mut given = Table { keys, description, items: BTreeMap::new(), recoverable: false };
         for item in items {
             let item = item::item(item)?;
             given.items.insert(given.key(&item)?, item);
         }
         self.lock().tables.insert(table.to_owned(), given);
         Ok(())
+    }
+
+    /// Is point-in-time recovery of a table on?
+    pub fn is_recoverable(&self, table: &str) -> bool {
+        self.lock().tables.get(table).is_some_and(|table| table.recoverable)
     }
 
     /// How many items a table has.
@@ -57,9 +62,17 @@ struct Table {
     keys: Vec<String>,
     description: Value,
     items: BTreeMap<Key, Item>,
+    /// Point-in-time recovery is on.
+    recoverable: bool,
 }
 
 impl Table {
+    fn backups(&self) -> Value {
+        let status = if self.recoverable { "ENABLED" } else { "DISABLED" };
+        json!({"ContinuousBackupsDescription": {"ContinuousBackupsStatus": "ENABLED",
+            "PointInTimeRecoveryDescription": {"PointInTimeRecoveryStatus": status}}})
+    }
+
     fn key(&self, item: &Item) -> Result<Key, Refused> {
         let part = |name: &String| {
             let value = item.get(name).ok_or_else(|| format!("Missing the key {name} in the item"))?;
@@ -157,12 +170,10 @@ impl State {
         let table = table.ok_or_else(|| Failure::NotFound(format!("Requested resource not found: Table: {name} not found")))?;
         match operation {
             "DescribeTable" => Ok(json!({"Table": table.description})),
+            "DescribeContinuousBackups" => Ok(table.backups()),
             "UpdateContinuousBackups" => {
-                let on = request["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] == true;
-                let status = if on { "ENABLED" } else { "DISABLED" };
-                let point = json!({"PointInTimeRecoveryStatus": status});
-                Ok(json!({"ContinuousBackupsDescription":
-                    {"ContinuousBackupsStatus": "ENABLED", "PointInTimeRecoveryDescription": point}}))
+                table.recoverable = request["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"] == true;
+                Ok(table.backups())
             }
             "GetItem" => {
                 let key = table.key(&item::item(&request["Key"])?)?;
@@ -195,7 +206,7 @@ impl State {
             "BillingModeSummary": {"BillingMode": request["BillingMode"]},
         });
         let answer = json!({"TableDescription": description});
-        self.tables.insert(name, Table { keys, description, items: BTreeMap::new() });
+        self.tables.insert(name, Table { keys, description, items: BTreeMap::new(), recoverable: false });
         Ok(answer)
     }
 }

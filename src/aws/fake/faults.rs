@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Semaphore, SemaphorePermit};
+
 /// One thing that goes wrong with one call.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fault {
@@ -18,6 +20,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// It is done; the answer comes this much later.
     Delay(Duration),
+    /// It is done; the answer comes when the test lets it ([`FaultPlan::release`]).
+    Hold,
     /// Nothing is done; the answer is how the service throttles.
     Throttle,
     /// Nothing is done; the answer is status 200 with an error in its body (S3: CompleteMultipartUpload, CopyObject).
@@ -36,6 +40,16 @@ struct State {
 #[derive(Default)]
 pub struct FaultPlan {
     state: Mutex<State>,
+    answers: Gate,
+}
+
+/// Answers that are held back; one permit lets one of them go.
+struct Gate(Semaphore);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Semaphore::new(0))
+    }
 }
 
 impl FaultPlan {
@@ -54,6 +68,11 @@ impl FaultPlan {
     pub fn spare(&self, operation: &str, times: usize) {
         let mut state = self.state();
         state.next.entry(operation.to_owned()).or_default().extend(std::iter::repeat_n(None, times));
+    }
+
+    /// Whatever was ordered and not met yet is forgotten: from now on calls go well.
+    pub fn clear(&self) {
+        self.state().next.clear();
     }
 
     /// Every connection is closed without an answer until told otherwise.
@@ -78,6 +97,17 @@ impl FaultPlan {
     /// Faults ordered and not met yet: a test that orders one wants to see it happen.
     pub fn left(&self) -> usize {
         self.state().next.values().flatten().flatten().count()
+    }
+
+    /// Lets one answer go that is held back, or that will be.
+    pub fn release(&self) {
+        self.answers.0.add_permits(1);
+    }
+
+    /// Waits to be let go.
+    pub(crate) async fn held(&self) {
+        // It is never closed.
+        self.answers.0.acquire().await.map(SemaphorePermit::forget).unwrap_or_default();
     }
 
     /// Counts a call and says what goes wrong with it.

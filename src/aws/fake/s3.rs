@@ -74,14 +74,32 @@ impl FakeS3 {
         }
     }
 
+    /// Takes an object away, as somebody who cleans up in the wrong place does; what it was, to be put back.
+    pub fn remove(&self, bucket: &str, key: &str) -> Option<Object> {
+        self.store.lock().objects.remove(&format!("{bucket}/{key}"))
+    }
+
+    /// Puts back what was taken away or damaged.
+    pub fn restore(&self, bucket: &str, key: &str, object: Object) {
+        self.store.lock().objects.insert(format!("{bucket}/{key}"), object);
+    }
+
+    /// Keys that start so, in order.
+    pub fn keys(&self, bucket: &str, prefix: &str) -> Vec<String> {
+        let (state, bucket) = (self.store.lock(), format!("{bucket}/"));
+        let keys = state.objects.keys().filter_map(|path| path.strip_prefix(&bucket));
+        keys.filter(|key| key.starts_with(prefix)).map(str::to_owned).collect()
+    }
+
     /// The bytes of an object.
     pub fn object(&self, bucket: &str, key: &str) -> Option<Bytes> {
         self.store.lock().objects.get(&format!("{bucket}/{key}")).map(|object| object.data.clone())
     }
 }
 
+/// An object with its hash and metadata.
 #[derive(Clone)]
-struct Object {
+pub struct Object {
     data: Bytes,
     etag: String,
     metadata: Vec<(HeaderName, HeaderValue)>,

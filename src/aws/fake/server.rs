@@ -160,6 +160,11 @@ async fn handle(State(hub): State<Hub>, ConnectInfo(cut): ConnectInfo<Cut>, requ
             tokio::time::sleep(by).await;
             answer
         }
+        Some(Fault::Hold) => {
+            let answer = hub.service.answer(&operation, &call);
+            hub.faults.held().await;
+            answer
+        }
         Some(Fault::Throttle) => hub.service.throttled(),
         Some(Fault::BodyError(code)) => {
             let mut answer = hub.service.refusal(500, code);

@@ -116,8 +116,8 @@ impl S3Store {
             Some(stored) if stored.is(staged.len, &staged.sha256) => Ok(()),
             Some(_) => Err(Fault::corrupt(format!("the object {} exists with other bytes than were committed", staged.key))),
             None if code(&error) == Some("NoSuchUpload") => Err(Fault::corrupt(format!(
-                "output_lost: {} was committed but its upload {} is gone and it is not visible: rebuild it from the stream, or \
-                 restore it from a backup",
+                "output_lost: {} was committed but its upload {} is gone and it is not visible: somebody has aborted it; restore \
+                 the file from a backup, or run the pipeline anew under another name",
                 staged.key, staged.upload_id
             ))),
             None if classify(&error) == Class::Conflict => {

@@ -14,11 +14,12 @@ use aws_sdk_sqs::Client;
 use aws_sdk_sqs::types::{BatchResultErrorEntry, MessageAttributeValue, SendMessageBatchRequestEntry};
 use sha2::{Digest, Sha256};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
-use sluicebox_actors::ports::{LetterSink, PostedLetter};
+use sluicebox_actors::ports::{Fed, LetterSink, PostedLetter};
 
 use super::message::{self, ERROR_TYPE, MESSAGE_MAX, Message, ORIGINAL_TIMESTAMP, Sender};
 use crate::client::AwsRuntime;
 use crate::error::{Call, Class, classify, of_answer};
+use crate::revision;
 
 /// Entries of a batch.
 const ENTRIES_MAX: usize = 10;
@@ -96,9 +97,9 @@ impl SqsLetters {
         entry.build().map_err(|error| Fault::caused(Kind::Bug, "an entry of a batch", &error))
     }
 
-    /// Sends a batch until every entry is taken.
-    async fn settle(&self, mut open: Vec<SendMessageBatchRequestEntry>) -> Result<()> {
-        let mut last = None;
+    /// Sends a batch until every entry is taken, or refused for good.
+    async fn settle(&self, mut open: Vec<SendMessageBatchRequestEntry>) -> Result<Fed> {
+        let (mut fed, mut last) = (Fed { stored: open.len() as u64, ..Fed::default() }, None);
         for attempt in 0..TRIES {
             if attempt > 0 {
                 tokio::time::sleep(self.options.pause * (1 << (attempt - 1))).await;
@@ -106,14 +107,17 @@ impl SqsLetters {
             let call = self.client.send_message_batch().queue_url(&self.options.queue_url).set_entries(Some(open.clone()));
             match self.io.run(async move { Ok(call.send().await) }).await? {
                 Ok(answer) => {
-                    if let Some(wrong) = answer.failed().iter().find(|entry| entry.sender_fault()) {
-                        return Err(self.refused(wrong));
+                    let (refused, failed): (Vec<_>, Vec<_>) = answer.failed().iter().partition(|entry| entry.sender_fault());
+                    for entry in refused {
+                        self.is_the_letters(entry)?;
+                        fed.stored -= 1;
+                        revision::refuse(&mut fed, entry.code(), 1);
                     }
-                    open.retain(|entry| answer.failed().iter().any(|failed| failed.id() == entry.id()));
+                    open.retain(|entry| failed.iter().any(|failed| failed.id() == entry.id()));
                     if open.is_empty() {
-                        return Ok(());
+                        return Ok(fed);
                     }
-                    last = answer.failed().first().map(|entry| entry.code().to_owned());
+                    last = failed.first().map(|entry| entry.code().to_owned());
                 }
                 Err(error) => {
                     let fault = Call { service: "sqs", operation: "SendMessageBatch", resource: &self.arn() }.fault(&error);
@@ -135,21 +139,18 @@ impl SqsLetters {
         Err(Fault::retry(format!("sqs SendMessageBatch of {}: {} entries failed with {code}", self.arn(), open.len())))
     }
 
-    /// An entry that the queue will never take as it is.
-    fn refused(&self, entry: &BatchResultErrorEntry) -> Fault {
+    /// Does it lie at this one letter, and at no setting and no passing trouble, that the queue refuses an entry?
+    fn is_the_letters(&self, entry: &BatchResultErrorEntry) -> Result<()> {
         let (code, words) = (entry.code(), entry.message().unwrap_or_default());
-        let kind = match of_answer(Some(code), 400) {
-            Class::Denied | Class::Unconfigured | Class::NotFound => Kind::Config,
-            Class::Throttled | Class::Unavailable | Class::NoAnswer | Class::Conflict => Kind::Retry,
+        let told = format!("sqs SendMessageBatch of {}: an entry was refused with {code}", self.arn());
+        let settings = || Err(Fault::config(format!("{told}: look at the queue: its MaximumMessageSize, its policy, its key")));
+        match of_answer(Some(code), 400) {
+            Class::Denied | Class::Unconfigured | Class::NotFound => settings(),
+            Class::Throttled | Class::Unavailable | Class::NoAnswer | Class::Conflict => Err(Fault::retry(told)),
             // The queue's own MaximumMessageSize is a setting of somebody's.
-            Class::Invalid if words.contains("must be shorter than") || words.contains("MaximumMessageSize") => Kind::Config,
-            Class::Invalid => Kind::Bug,
-        };
-        let remedy = match kind {
-            Kind::Config => "look at the queue: its MaximumMessageSize, its policy, its key",
-            Kind::Retry | Kind::Poison | Kind::Fenced | Kind::Corrupt | Kind::Bug => "the message is one that the queue refuses",
-        };
-        Fault::new(kind, format!("sqs SendMessageBatch of {}: an entry was refused with {code}: {remedy}", self.arn()))
+            Class::Invalid if words.contains("must be shorter than") || words.contains("MaximumMessageSize") => settings(),
+            Class::Invalid => Ok(()),
+        }
     }
 }
 
@@ -159,21 +160,22 @@ impl LetterSink for SqsLetters {
         &self.options.name
     }
 
-    async fn send(&self, letters: &[PostedLetter]) -> Result<()> {
+    async fn send(&self, letters: &[PostedLetter]) -> Result<Fed> {
+        let mut fed = Fed::default();
         let (mut batch, mut bytes) = (Vec::with_capacity(ENTRIES_MAX), 0);
         for posted in letters {
             let message = message::message(posted, &self.options.sender, self.options.message_max)?;
             let more = message.bytes();
             if batch.len() == ENTRIES_MAX || bytes + more > MESSAGE_MAX {
-                self.settle(std::mem::take(&mut batch)).await?;
+                revision::add(&mut fed, self.settle(std::mem::take(&mut batch)).await?);
                 bytes = 0;
             }
             bytes += more;
             batch.push(self.entry(batch.len(), posted, message)?);
         }
-        match batch.is_empty() {
-            true => Ok(()),
-            false => self.settle(batch).await,
+        if !batch.is_empty() {
+            revision::add(&mut fed, self.settle(batch).await?);
         }
+        Ok(fed)
     }
 }

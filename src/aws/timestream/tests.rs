@@ -182,7 +182,7 @@ async fn contract(url: &str) {
 }
 
 #[tokio::test]
-async fn the_contract_holds() {
+async fn the_contract_holds_on_the_fake_and_on_an_emulator_if_one_is_named() {
     let (fake, _sink) = fake().await;
     contract(&fake.url()).await;
     if let Some(url) = emulator("SLUICEBOX_TEST_TIMESTREAM_URL") {

@@ -1,23 +1,39 @@
 //! Goal: an event becomes tables exactly once, whatever Lambda hands over again, and only what is committed is acknowledged.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use sluicebox_actors::model::fault::{Fault, Kind};
 use sluicebox_actors::model::position::Sequence;
 use sluicebox_actors::pipeline::Places;
+use sluicebox_actors::toolkit::board::{Board, Life};
 use sluicebox_actors::toolkit::spawn::Place;
 use sluicebox_lambda::event::Role;
-use sluicebox_lambda::function::{Function, Invocation};
+use sluicebox_lambda::function::{Function, Invocation, Observer};
 use sluicebox_sim::plan::{Act, Op, Plan};
 use sluicebox_sim::sim::{End, Sim, shard_id};
 use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
+/// What each invocation's board shows at its end, shard by shard: records that it has committed, and what became of the shard.
+#[derive(Default)]
+struct Watcher(Mutex<Vec<Vec<(u64, Life)>>>);
+
+#[async_trait]
+impl Observer for Watcher {
+    async fn settle(&self, board: &Board, _: Duration) {
+        let seen = board.all().into_iter().map(|(_, live)| (live.totals.received - live.since.totals.received, live.life));
+        self.0.lock().unwrap().push(seen.collect());
+    }
+}
+
 /// A world that invocations work in, one process each.
 struct World {
     sim: Sim,
+    watcher: Arc<Watcher>,
     runtime: tokio::runtime::Runtime,
     local: tokio::task::LocalSet,
 }
@@ -33,7 +49,7 @@ impl World {
             }
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-        Self { sim, runtime, local: tokio::task::LocalSet::new() }
+        Self { sim, watcher: Arc::default(), runtime, local: tokio::task::LocalSet::new() }
     }
 
     /// These records, by number from 1, as Lambda hands them over.
@@ -56,7 +72,7 @@ impl World {
     /// One invocation in a process of its own.
     fn invoke(&self, plan: Plan, role: Option<Role>, event: Value, seconds: i64) -> Result<Value, Fault> {
         let (process, parts) = self.sim.starts(plan);
-        let function = Function::new(parts, Places(vec![Place::Here]), role);
+        let function = Function::new(parts, Places(vec![Place::Here]), role, self.watcher.clone());
         let deadline_us = process.world_now_us() + seconds * SECOND;
         let invocation = Invocation { id: format!("r-{}", process.number), deadline_us };
         let event = serde_json::from_value(event).unwrap();
@@ -163,6 +179,20 @@ fn a_child_waits_until_its_parent_is_done_and_then_the_parent_ends() {
     assert_eq!(world.good(world.event(2, 1..=1)), all_done());
     world.tick();
     assert_eq!(world.sim.wrong_but_open_windows(), Vec::<String>::new());
+}
+
+#[test]
+fn whoever_watches_sees_what_each_invocation_alone_has_committed_and_which_shard_it_could_not_go_on_with() {
+    let world = World::new(1, 30);
+    for numbers in [1..=10, 1..=10, 5..=20] {
+        assert_eq!(world.good(world.event(0, numbers)), all_done());
+    }
+    let broken = Plan::nth(Op::EngineDecode, 0, Act::Panic);
+    assert_eq!(world.invoke(broken, None, world.event(0, 21..=30), 60).unwrap_err().kind(), Kind::Bug);
+    let seen = world.watcher.0.lock().unwrap().clone();
+    // Of what was committed before, nothing is taken.
+    let expected = [vec![(10, Life::Running)], vec![], vec![(10, Life::Running)], vec![(0, Life::Quarantined)]];
+    assert_eq!(seen, expected);
 }
 
 #[test]

@@ -170,7 +170,7 @@ impl Post {
         let sink = &self.sink;
         self.lanes.entry(shard.clone()).or_insert_with(|| {
             let row = FeedRow::of_letters(sink, shard, 0);
-            let has = LetterFeed { shard: shard.clone(), epoch: 0, place: LetterPlace::default(), sent: 0 };
+            let has = LetterFeed { shard: shard.clone(), epoch: 0, place: LetterPlace::default(), sent: 0, refused: 0 };
             Lane { row, has, epochs: BTreeMap::new(), through: 0, newest: 0, beyond: 0 }
         })
     }

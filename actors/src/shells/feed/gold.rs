@@ -22,6 +22,9 @@ use crate::ports::{Fed, GoldRevision};
 use crate::toolkit::crash;
 use crate::toolkit::flag::Flag;
 
+/// Why a sink is not given a window.
+const TOO_LARGE: &str = "window_too_large";
+
 struct Feeder {
     parts: FeedParts,
     outlet: GoldOutlet,
@@ -126,6 +129,9 @@ impl Feeder {
         let window = self.parts.rows.window(&key.0, key.1).await?;
         let Some((row, has)) = self.feed.look(key, window.as_ref()) else { return Ok(()) };
         let Some(window) = window else { return Ok(()) };
+        if window.content.as_ref().is_some_and(|content| content.len > self.outlet.max_window) {
+            return self.pass_over(row, has, &window).await;
+        }
         let table = self.parts.engine.tables().iter().position(|table| table.name.as_ref() == key.0);
         let table = table.ok_or_else(|| Fault::bug("a window of a table that the engine does not know"))?;
         let Some(keys) = self.parts.engine.keys(table) else {
@@ -152,15 +158,23 @@ impl Feeder {
         };
         let fed = self.outlet.sink.feed(&revision).await?;
         crash::pass("feed.after_feed");
-        self.tell_refused(&revision, &fed);
+        self.tell_refused(&window, &fed.refused);
         self.note(row, &revision, &of_rows, fed, fresh).await
     }
 
-    fn tell_refused(&self, revision: &GoldRevision, fed: &Fed) {
-        let (sink, table) = (self.outlet.sink.name(), revision.table.as_ref());
-        let start_us = revision.window.start_us;
-        for (reason, rows) in &fed.refused {
-            tracing::error!(alert = "sink_refused", sink, table, start_us, revision = revision.revision, reason, rows, "refused");
+    /// The sink keeps what it shows of a window that has grown too large for it, and is asked again with the next revision.
+    async fn pass_over(&mut self, row: FeedRow, has: WindowFeed, window: &WindowRow) -> Result<()> {
+        let refused = vec![(TOO_LARGE.to_owned(), window.rows)];
+        self.tell_refused(window, &refused);
+        let row = self.swap(&row, WindowFeed { revision: window.revision, refused, ..has }).await?;
+        self.feed.fed(row);
+        Ok(())
+    }
+
+    fn tell_refused(&self, window: &WindowRow, refused: &[(String, u64)]) {
+        let (sink, table, start_us) = (self.outlet.sink.name(), window.table.as_str(), window.start_us);
+        for (reason, rows) in refused {
+            tracing::error!(alert = "sink_refused", sink, table, start_us, revision = window.revision, reason, rows, "refused");
         }
     }
 

@@ -202,13 +202,26 @@ impl Feeder {
         let after = after.ok_or_else(|| Fault::bug("letters of a shard that is not known"))?;
         if sabotage::is(Sabotage::AcknowledgeFirst) {
             self.swap(&after).await?;
-            return self.outlet.sink.send(&slice.letters).await.map(|()| Done::Something);
+            return self.outlet.sink.send(&slice.letters).await.map(|_fed| Done::Something);
         }
-        self.outlet.sink.send(&slice.letters).await?;
+        let fed = self.outlet.sink.send(&slice.letters).await?;
         crash::pass("feed.after_send");
+        let after = self.noting(after, &fed.refused);
         tracing::debug!(sink = self.outlet.sink.name(), %shard, epoch = output.epoch, letters = slice.letters.len(), "sent");
         self.swap(&after).await?;
         Ok(Done::Something)
+    }
+
+    /// Letters that the sink will never take lie in their files like all others; somebody is told.
+    fn noting(&self, mut after: FeedRow, refused: &[(String, u64)]) -> FeedRow {
+        if let Feed::Letters(has) = &mut after.fed {
+            for (reason, letters) in refused {
+                let (sink, shard) = (self.outlet.sink.name(), &has.shard);
+                tracing::error!(alert = "sink_refused", sink, %shard, reason, letters, "refused");
+                has.refused += letters;
+            }
+        }
+        after
     }
 
     /// Some letters from this place on, at least one; none if the file is not visible yet.

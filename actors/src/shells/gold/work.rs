@@ -212,12 +212,8 @@ async fn swap(parts: &GoldParts, row: &WindowRow) -> Result<()> {
 
 /// Ledger first, then the objects, oldest first: a crash in between leaves a shorter chain that still joins its ledger. Objects
 /// of tries that never became true go with them.
-pub(super) async fn collect(parts: &GoldParts, shard: &ShardId, lines: Vec<LedgerLine>, through: u64) -> Result<()> {
-    let written = parts.ledger.lines(shard).await?.last().map_or(0, |line| line.header.epoch);
-    let fresh: Vec<LedgerLine> = lines.into_iter().filter(|line| line.header.epoch > written).collect();
-    if !fresh.is_empty() {
-        parts.ledger.append(&fresh).await?;
-    }
+pub(super) async fn collect(parts: &GoldParts, shard: &ShardId, lines: &[LedgerLine], through: u64) -> Result<()> {
+    parts.ledger.append(lines).await?;
     crash::pass("collect.after_ledger");
     // In order of keys, which is the order of epochs.
     for key in parts.blobs.list(&history::prefix(shard)).await? {

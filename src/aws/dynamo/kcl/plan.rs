@@ -1,8 +1,10 @@
 //! Which rows go on exactly where a fleet of the Kinesis Client Library stopped.
 //!
 //! What has no lease is treated as that library would: it makes a child's lease before it finishes the parent, and deletes a
-//! finished lease only when all children have begun. So a shard without a lease whose descendant has one is finished (or lies
-//! before the fleet's beginning), and any other was not begun. A shard waits for every parent that is not finished.
+//! finished lease only when all children have begun; a merge gets its lease when both parents have one. So a shard without a
+//! lease whose descendant has one is finished (or lies before the fleet's beginning); unless it came out of one that is not
+//! finished, which that library does not do, and which is read rather than lost. Any other shard was not begun. A shard waits
+//! for every parent that is not finished.
 //!
 //! A checkpoint may lie inside a KPL aggregate, which is one record of Kinesis. Our positions lie between such records, never
 //! inside one: whoever takes over decides whether its remaining parts are left out or its first parts are counted again.
@@ -93,7 +95,7 @@ pub fn plan(stream: &str, leases: &[KclLease], listed: &[ShardInfo], cut: &BTree
 struct View<'a> {
     leases: BTreeMap<&'a ShardId, &'a KclLease>,
     listed: BTreeMap<&'a ShardId, &'a ShardInfo>,
-    /// Without a lease, and a descendant has one.
+    /// Without a lease, and a descendant has one, but no ancestor one that is not finished.
     before: BTreeSet<&'a ShardId>,
 }
 
@@ -114,6 +116,16 @@ impl<'a> View<'a> {
                     before.insert(shard);
                 }
                 above.extend(parents(shard));
+            }
+        }
+        let unfinished = leases.iter().filter(|(_, lease)| lease.checkpoint != Checkpoint::End).map(|(shard, _)| *shard);
+        let mut ahead: Vec<&ShardId> = unfinished.collect();
+        let mut seen = BTreeSet::new();
+        while let Some(shard) = ahead.pop() {
+            let children = listed.values().filter(|info| info.parents.contains(shard)).map(|info| &info.shard);
+            for child in children.filter(|child| seen.insert(*child)) {
+                before.remove(child);
+                ahead.push(child);
             }
         }
         Self { leases, listed, before }

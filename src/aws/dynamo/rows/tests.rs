@@ -115,7 +115,8 @@ impl Model {
             }
             Ask::Update(expected, row) => match self.shards.get_mut(row.shard.as_str()) {
                 Some(stored) if stored.fence() == *expected => {
-                    *stored = row.clone();
+                    let wanted_by = if row.epoch > expected.epoch { &stored.wanted_by } else { &row.wanted_by };
+                    *stored = ShardRow { wanted_by: wanted_by.clone(), ..row.clone() };
                     Told::Cas(Cas::Won)
                 }
                 Some(_) | None => Told::Cas(Cas::Lost),
@@ -320,6 +321,20 @@ async fn contract(url: &str) {
     let fault = rows.update_window(0, &huge).await.expect_err("over 400 KB");
     assert!(fault.kind() == Kind::Config && fault.message().contains("wider windows"), "{fault}");
     documents(&rows).await;
+}
+
+#[tokio::test]
+async fn a_commit_leaves_it_alone_who_wants_the_shard_and_a_new_lease_does_not() {
+    let (_fake, rows) = fake().await;
+    let row = shard_row("a", 1, 0);
+    assert_eq!(rows.create_shard(&row).await.expect("asks"), Cas::Won);
+    assert_eq!(rows.want(&row.shard, 1, "late:1").await.expect("asks"), Cas::Won);
+    let wanted_by = async || rows.shard(&row.shard).await.expect("reads").map(|row| row.wanted_by);
+    // The owner has read its row before anybody asked.
+    assert_eq!(rows.update_shard(fence(1, 0), &shard_row("a", 1, 1)).await.expect("asks"), Cas::Won);
+    assert_eq!(wanted_by().await.as_deref(), Some("late:1"));
+    assert_eq!(rows.update_shard(fence(1, 1), &shard_row("a", 2, 1)).await.expect("asks"), Cas::Won);
+    assert_eq!(wanted_by().await.as_deref(), Some(""));
 }
 
 /// Row 49: a condition that fails on our own write is success.

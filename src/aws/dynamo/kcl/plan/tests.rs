@@ -93,6 +93,24 @@ fn a_merged_shard_waits_for_the_slower_parent_for_whom_the_faster_stands() {
     assert_eq!(taken[0].row.children, [name(2)]);
 }
 
+// A library that does not wait for the other parent before it makes a merge's lease: nothing follows for what lies between.
+#[test]
+fn the_way_from_the_slower_parent_to_a_merge_is_not_taken_for_finished() {
+    let quarter = u128::MAX / 4;
+    let first = [info(0, &[], LOWER, true), info(1, &[], UPPER, true)];
+    let halves = [info(2, &[0], (0, quarter), true), info(3, &[0], (quarter + 1, LOWER.1), true)];
+    let merges = [info(4, &[2, 3], LOWER, true), info(5, &[4, 1], ALL, false)];
+    let listed: Vec<ShardInfo> = first.into_iter().chain(halves).chain(merges).collect();
+    let leases = [
+        lease_of(&listed[0], after(5), &[]),
+        lease_of(&listed[1], Checkpoint::End, &[5]),
+        lease_of(&listed[5], Checkpoint::Horizon, &[]),
+    ];
+    let states: Vec<_> = planned(&leases, &listed).expect("plans").iter().map(|taken| taken.row.state).collect();
+    let blocked = ShardState::Blocked;
+    assert_eq!(states, [ShardState::Open, ShardState::Drained, blocked, blocked, blocked, blocked]);
+}
+
 #[test]
 fn what_the_table_does_not_tell_is_refused_with_the_way_out_and_done_when_it_is_said() {
     let listed = [info(0, &[], LOWER, false), info(1, &[], UPPER, false)];
@@ -233,6 +251,10 @@ impl World {
                 self.processed.insert(record);
                 self.leases.insert(shard, after(record));
             }
+            // The library defers a merge's lease, and with it the parent's end, until the other parent has a lease, too.
+            None if self.children[shard]
+                .iter()
+                .any(|child| !parents(child).iter().all(|other| self.leases.contains_key(other))) => {}
             None if self.shards[shard].closed => {
                 for child in &self.children[shard] {
                     self.leases.entry(*child).or_insert(Checkpoint::Horizon);

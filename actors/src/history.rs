@@ -99,21 +99,21 @@ pub async fn recall(rows: &dyn Rows, blobs: &dyn Blobs, row: &ShardRow, fresh_us
     }
     let all = rows.shards().await?;
     let parents = |row: &ShardRow| all.iter().filter(|other| row.parents.contains(&other.shard)).collect::<Vec<_>>();
-    let mut fresh_us = fresh_us;
-    for object in parents(row).into_iter().filter_map(|parent| parent.object.as_ref()).filter(|_| row.object.is_none()) {
-        fresh_us = fresh_us.max(read(blobs, object).await?.header.fresh_us);
-    }
-    let Some(fresh_us) = fresh_us else { return Ok(None) };
-    // Of a parent without a record, those that it came from.
-    let (mut before, mut seen, mut next) = (Vec::new(), BTreeSet::new(), parents(row));
+    // Of a parent without a record, those that it came from, too.
+    let (mut fresh_us, mut before, mut seen, mut next) = (fresh_us, Vec::new(), BTreeSet::new(), parents(row));
     while let Some(ancestor) = next.pop() {
+        if !seen.insert(&ancestor.shard) {
+            continue;
+        }
+        if let Some(object) = ancestor.object.as_ref().filter(|_| row.object.is_none()) {
+            fresh_us = fresh_us.max(read(blobs, object).await?.header.fresh_us);
+        }
         match ancestor.position.sequence() {
-            _ if !seen.insert(&ancestor.shard) => {}
             Some(last) => before.push((ancestor.shard.clone(), last)),
             None => next.extend(parents(ancestor)),
         }
     }
-    Ok(Some(Recall { fresh_us, before }))
+    Ok(fresh_us.map(|fresh_us| Recall { fresh_us, before }))
 }
 
 /// Takes the lease of a shard. With `only` it is taken from whoever has that lease and from nobody later: where workers share

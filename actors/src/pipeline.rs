@@ -260,7 +260,9 @@ async fn create_rows(parts: &Parts, infos: &[ShardInfo]) -> Result<()> {
         if known.contains_key(&info.shard) {
             continue;
         }
-        let waits = info.parents.iter().any(|parent| infos.iter().any(|other| &other.shard == parent));
+        // A parent that is ours comes first although the stream may have forgotten it unread.
+        let is_there = |parent: &ShardId| known.contains_key(parent) || infos.iter().any(|other| other.shard == *parent);
+        let waits = info.parents.iter().any(is_there);
         parts.rows.create_shard(&new_row(parts, info, waits)).await?;
     }
     Ok(())

@@ -234,7 +234,7 @@ impl World {
     /// One step of the fleet: a record, the end of a shard, or the deletion of a finished lease.
     fn follow(&mut self, which: usize) {
         let has_ended = |shard: &usize| self.leases.get(shard).is_none_or(|checkpoint| *checkpoint == Checkpoint::End);
-        let parents = |shard: &usize| self.shards[*shard].parents.iter().filter_map(|parent| number(parent)).collect::<Vec<_>>();
+        let parents = |shard: &usize| self.shards[*shard].parents.iter().filter_map(number).collect::<Vec<_>>();
         let ready = |shard: &usize| parents(shard).iter().all(has_ended);
         let leases: Vec<usize> = self.leases.keys().copied().filter(ready).collect();
         let shard = leases[which % leases.len()];

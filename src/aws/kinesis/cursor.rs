@@ -13,7 +13,8 @@
 //!
 //! Before the first record there is no record to ask for. A shard that came out of others is known to have been empty when they
 //! were read for the last time before their end ([`Cursor::recall`]); if that is too long ago, the last records of those are
-//! asked for: while one of them is kept, whatever came after them is. A time of arrival says itself from when on records are wanted.
+//! asked for: while one of them is kept, whatever came after them is. A time of arrival says itself from when on records are
+//! wanted.
 //! Where nothing can be asked for, it cannot be known what is gone, and it is a gap. A reader that nobody has told anything and
 //! that begins at the horizon is a new pipeline's. It is believed until it has got away from there, and tells nobody until when
 //! it has read: what goes while it catches up is what a start at the horizon leaves out.

@@ -131,13 +131,12 @@ fn checked(iterators: Vec<What>, answers: Vec<What>, listed: bool) -> Arc<Script
         },
         Begin::After(_) | Begin::Horizon | Begin::Time(_) => Ok(place(&kept, begin)),
     };
-    let records = move |iterator: String, limit| match (iterator.as_str(), lock(&answers).pop_front()) {
-        ("check", Some(what)) => refuse(what),
-        ("check", None) => serve(&served, "0", limit),
-        (index, left) => {
-            lock(&answers).extend(left);
-            serve(&served, index, limit)
+    let records = move |iterator: String, limit| {
+        if iterator != "check" {
+            return serve(&served, &iterator, limit);
         }
+        let left = lock(&answers).pop_front();
+        left.map_or_else(|| serve(&served, "0", limit), refuse)
     };
     let list = move |_| page(vec![info(if listed { 0 } else { 4 }, &[], 0, u128::MAX, false)], None);
     Scripted::new(list, iterator, records)

@@ -12,7 +12,7 @@ use crate::machines::commit::{CommitEffect, CommitEvent, CommitMachine, Committe
 use crate::model::epoch::HeldOutput;
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
-use crate::model::row::ShardRow;
+use crate::model::row::{Fence, ShardRow};
 use crate::model::sabotage::{self, Sabotage};
 use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Rows};
 use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Settled, Staged};
@@ -122,20 +122,8 @@ impl CommitActor {
             }
             // Never repeated here: after an answer that did not come, only the row knows.
             CommitEffect::Swap(fence, row) => {
-                let mut pause = Pause::after_tries(clock, self.unanswered);
-                self.begin(ctx, async move {
-                    match rows.update_shard(fence, &row).await {
-                        Ok(answer) => {
-                            crash::pass("commit.after_swap");
-                            Ok(CommitEvent::Swapped(Some(answer)))
-                        }
-                        Err(fault) if fault.kind() == Kind::Retry => {
-                            pause.after("swapping a shard's row", &fault).await;
-                            Ok(CommitEvent::Swapped(None))
-                        }
-                        Err(fault) => Err(fault),
-                    }
-                });
+                let pause = Pause::after_tries(clock, self.unanswered);
+                self.begin(ctx, async move { swap(rows.as_ref(), fence, &row, pause).await });
             }
             CommitEffect::Reread => self.begin(ctx, async move {
                 let row = retrying(clock, "reading a shard's row", || rows.shard(&shard)).await?;
@@ -169,6 +157,20 @@ impl CommitActor {
             Ok(event) => actor.apply(event, ctx),
             Err(fault) => actor.generation.end("commit", Exit::from_fault(fault)),
         }));
+    }
+}
+
+async fn swap(rows: &dyn Rows, fence: Fence, row: &ShardRow, mut pause: Pause) -> Result<CommitEvent> {
+    match rows.update_shard(fence, row).await {
+        Ok(answer) => {
+            crash::pass("commit.after_swap");
+            Ok(CommitEvent::Swapped(Some(answer)))
+        }
+        Err(fault) if fault.kind() == Kind::Retry => {
+            pause.after("swapping a shard's row", &fault).await;
+            Ok(CommitEvent::Swapped(None))
+        }
+        Err(fault) => Err(fault),
     }
 }
 

@@ -167,15 +167,13 @@ impl Table {
 
     async fn tell_if_unrecoverable(&self) {
         let asked = self.ask(self.client.describe_continuous_backups().table_name(&self.name).send()).await;
-        let description = match asked {
-            Ok(Ok(answer)) => answer.continuous_backups_description,
+        let answer = asked.and_then(|told| told.map_err(|error| self.call("DescribeContinuousBackups").fault(&error)));
+        let description = match answer {
+            Ok(answer) => answer.continuous_backups_description,
             // Not a reason to refuse the work: a policy of before may not allow the question.
-            Ok(Err(error)) => {
-                let fault = self.call("DescribeContinuousBackups").fault(&error);
-                return tracing::warn!(table = self.name, %fault, "whether the rows can be recovered to a point in time is unknown");
-            }
             Err(fault) => {
-                return tracing::warn!(table = self.name, %fault, "whether the rows can be recovered to a point in time is unknown");
+                let table = &self.name;
+                return tracing::warn!(table, %fault, "whether the rows can be recovered to a point in time is unknown");
             }
         };
         let recovery = description.and_then(|found| found.point_in_time_recovery_description);

@@ -30,7 +30,7 @@ fn slow(cloud: &Cloud) -> Site {
 
 /// A worker whose epochs are single reads of a hundred records.
 fn even(cloud: &Cloud) -> Site {
-    cloud.worker().set("limits.fetch_records=100").set("commit.size=16KiB")
+    cloud.worker().set("limits.fetch_records=100").set("limits.fetch=32KiB").set("commit.size=32KiB")
 }
 
 fn ends_well(running: Running) -> String {
@@ -66,9 +66,10 @@ fn a_worker_that_stands_still_until_its_shards_are_somebody_elses_stops_by_itsel
         let owners = cloud.owners();
         (owners.len() == 1 && owners.iter().all(|owner| !owner.contains(&name))).then_some(())
     });
-    assert!(!frozen.said().contains("shard lost"), "{}", frozen.said());
+    // It may have lost one before, to a machine that was busy.
+    let lost = frozen.said().matches("shard lost").count();
     frozen.go_on();
-    frozen.until_it_says("shard lost", 1);
+    frozen.until_it_says("shard lost", lost + 1);
     ends_well(frozen);
     ends_well(other);
     cloud.worker().drain();

@@ -215,8 +215,8 @@ fn a_file_that_is_missing_or_says_an_epoch_again_is_refused_by_name() {
     let fault = wait(files.ledger().lines(&shard())).expect_err("refused");
     assert!(fault.kind() == Kind::Corrupt && fault.message().contains("0000000006"), "{fault}");
     files.files().clone_from(&whole);
-    let whole = &whole[&name(4)];
-    files.files().insert(name(5), whole.slice(whole.len() / 2 + 1..));
+    let second = whole[&name(4)].iter().position(|byte| *byte == b'\n').unwrap() + 1;
+    files.files().insert(name(5), whole[&name(4)].slice(second..));
     assert_eq!(wait(files.ledger().lines(&shard())).expect_err("refused").kind(), Kind::Corrupt);
 }
 

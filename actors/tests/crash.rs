@@ -239,8 +239,8 @@ fn the_small_world_is_what_the_sweeps_say_it_is() {
     let sinks = [Op::FeedRows, Op::FeedGet, Op::FeedUpdate, Op::GoldDecode, Op::LettersRead, Op::SinkFeed, Op::SinkSend];
     // Nor a second collection of one shard, which reads what the first has written: collect.rs has many.
     let seldom = [Op::FilesFlush, Op::LedgerGet];
-    for op in sluicebox_sim::plan::OPS[..sluicebox_sim::plan::ALONE].iter().copied() {
-        assert!(ran.counts.contains_key(&op) || seldom.contains(&op) || sinks.contains(&op), "{op:?} never occurs");
+    for op in &sluicebox_sim::plan::OPS[..sluicebox_sim::plan::ALONE] {
+        assert!(ran.counts.contains_key(op) || seldom.contains(op) || sinks.contains(op), "{op:?} never occurs");
     }
     assert!(!store.ledger.is_empty(), "something was collected");
 }

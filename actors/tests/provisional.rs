@@ -5,6 +5,7 @@ use std::time::Duration;
 use sluicebox_actors::model::row::{ShardState, WindowStatus};
 use sluicebox_sim::plan::{Act, Op, Plan};
 use sluicebox_sim::sim::{Script, Sim, lock, shard_id, stop_after};
+use sluicebox_sim::store::Store;
 use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
 /// Shard 0 has passed the hour of [`T0`]; shard 1 works through it, one record at a time, for minutes.
@@ -99,18 +100,19 @@ fn a_merge_waits_for_a_parent_that_lags_two_hours_and_gold_is_exact_when_it_has_
     sim.event(child, now, "child", T0 + 2 * MINUTE, 4);
     sim.event(child, now, "child", T0 + 5 * 60 * MINUTE, 5);
     let key = |table: &str| (table.to_owned(), T0);
+    let look = move |store: &Store| {
+        let lags: Vec<_> = store.rows.values().filter(|row| row.state == ShardState::Open).collect();
+        assert_eq!(lags.len(), 1, "one parent has ended, the other has not been read: {lags:?}");
+        let waits = &store.rows[&shard_id(child)];
+        assert_eq!((waits.state, waits.epoch), (ShardState::Blocked, 0));
+        let shown = store.gold.get(&key("hourly")).expect("after half an hour");
+        assert_eq!((shown.row.status, &shown.row.missing), (WindowStatus::Provisional, &vec![lags[0].shard.clone()]));
+        assert!(!store.gold.contains_key(&key("tens")), "where no longest wait is set, Gold waits");
+    };
     let script: Script = Box::new(move |hands| {
         Box::pin(async move {
             tokio::time::sleep(Duration::from_secs(119 * 60)).await;
-            let store = lock(&hands.store);
-            let lags: Vec<_> = store.rows.values().filter(|row| row.state == ShardState::Open).collect();
-            assert_eq!(lags.len(), 1, "one parent has ended, the other has not been read: {lags:?}");
-            let waits = &store.rows[&shard_id(child)];
-            assert_eq!((waits.state, waits.epoch), (ShardState::Blocked, 0));
-            let shown = store.gold.get(&key("hourly")).expect("after half an hour");
-            assert_eq!((shown.row.status, &shown.row.missing), (WindowStatus::Provisional, &vec![lags[0].shard.clone()]));
-            assert!(!store.gold.contains_key(&key("tens")), "where no longest wait is set, Gold waits");
-            drop(store);
+            look(&lock(&hands.store));
             tokio::time::sleep(Duration::from_secs(11 * 60)).await;
             hands.stop.send_replace(true);
         })

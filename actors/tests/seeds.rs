@@ -50,7 +50,6 @@ const SITUATIONS: [&str; 27] = [
     "a child opens",
     "a content is deleted",
     "a file is published again",
-    "a file of the ledger is refused",
     "a file is published by its owner's successor",
     "a filtered record",
     "a late record",

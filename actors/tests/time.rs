@@ -166,7 +166,7 @@ fn an_idle_shard_does_not_pass_one_whose_row_nobody_has_read_yet() {
 #[test]
 fn reading_goes_on_while_a_commit_takes_long_and_at_most_two_epochs_are_open() {
     let mut sim = filled(58, 1, 400);
-    sim.config.shard.commit_size = 2_000;
+    sim.config.shard.commit_size = 3_000;
     let slow = Plan::times(Op::BlobPut, 0, 1, Act::Stall(Duration::from_secs(100)));
     let script: Script = Box::new(|hands| {
         Box::pin(async move {

@@ -165,7 +165,7 @@ fn said(settings: &Value, variable: &str) -> String {
     let path = variable.trim_start_matches("SLUICEBOX__").to_lowercase();
     let found = path.split("__").try_fold(settings, |at, segment| match at {
         Value::Array(items) => items.iter().find(|item| item["name"] == segment),
-        other => other.get(segment),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Object(_)) => other.get(segment),
     });
     let found = found.unwrap_or_else(|| panic!("{variable} leads nowhere"));
     found.as_str().map_or_else(|| found.to_string(), str::to_owned)

@@ -73,10 +73,12 @@ impl Blobs for Files {
 
     async fn list(&self, prefix: &str) -> Result<Vec<String>> {
         let listed = self.files().keys().filter(|key| key.starts_with(prefix)).cloned().collect();
-        let rival = self.0.rivals.lock().unwrap().pop_front();
-        if let Some(lines) = rival {
+        // A rival lists as well, and has none of its own.
+        let mut rivals = std::mem::take(&mut *self.0.rivals.lock().unwrap());
+        if let Some(lines) = rivals.pop_front() {
             self.ledger().append(&lines).await?;
         }
+        *self.0.rivals.lock().unwrap() = rivals;
         Ok(listed)
     }
 

@@ -4,7 +4,7 @@
 //! Kinesis says nothing when the records after a position were forgotten: the iterator silently stands at the horizon, or is
 //! refused, or finds nothing for ever. Numbers are not dense, so a jump is no sign either. What is certain: nothing is forgotten
 //! before the retention period has passed, and in order. So a shard read completely up to a time that lies within the retention
-//! has lost nothing ([`Cursor::is_suspect`]); else the position's own record is asked for: if it is there, nothing after it
+//! has lost nothing ([`Cursor::suspicion`]); else the position's own record is asked for: if it is there, nothing after it
 //! is gone. If it is gone, it cannot be known whether others went with it, and it is a gap. A position without memory (a
 //! new process) is asked for, unless [`Cursor::recall`] is told until when it was read, and that is less than a day ago: no
 //! retention is shorter, so nothing that came later can be gone. Had it been longer, the retention that is set now would not

@@ -131,7 +131,7 @@ fn print(plan: &Plan, context: &Context) -> Result<(), CliError> {
     let mut table = Table::new(["shard", "state", "position", "what it means"]);
     for Taken { row, why } in &plan.taken {
         let position = Cell::Token(if row.state == ShardState::Drained { "end".into() } else { row.position.to_string() });
-        table.row([Cell::Token(row.shard.to_string()), state(row).into(), position, meaning(row, *why).into()]);
+        table.row([Cell::Token(row.shard.to_string()), shards::word(row.state).into(), position, meaning(row, *why).into()]);
     }
     let mut output = context.output();
     output.table(&table)?;
@@ -145,15 +145,6 @@ fn print(plan: &Plan, context: &Context) -> Result<(), CliError> {
          and so is any older one that late records still reach",
     )?;
     Ok(())
-}
-
-fn state(row: &ShardRow) -> &'static str {
-    match row.state {
-        ShardState::Blocked => "blocked",
-        ShardState::Open => "open",
-        ShardState::Drained => "drained",
-        ShardState::Retired => "retired",
-    }
 }
 
 fn meaning(row: &ShardRow, why: Why) -> String {

@@ -92,6 +92,16 @@ pub async fn view(sources: &Sources, stream: Option<&dyn Stream>, now_us: i64) -
     Ok(out.into_values().collect())
 }
 
+/// A state as people read it.
+pub fn word(state: ShardState) -> &'static str {
+    match state {
+        ShardState::Blocked => "blocked",
+        ShardState::Open => "open",
+        ShardState::Drained => "drained",
+        ShardState::Retired => "retired",
+    }
+}
+
 async fn of_row(sources: &Sources, row: &ShardRow, status: Option<&RunStatus>) -> Result<ShardView> {
     let newest = match &row.object {
         None => None,
@@ -105,12 +115,7 @@ async fn of_row(sources: &Sources, row: &ShardRow, status: Option<&RunStatus>) -
     let run = status.and_then(|status| status.shard(row.shard.as_str()));
     Ok(ShardView {
         shard: row.shard.clone(),
-        state: match row.state {
-            ShardState::Blocked => "blocked",
-            ShardState::Open => "open",
-            ShardState::Drained => "drained",
-            ShardState::Retired => "retired",
-        },
+        state: word(row.state),
         owner: row.owner.clone(),
         lease_epoch: row.lease_epoch,
         epoch: row.epoch,

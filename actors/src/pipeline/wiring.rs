@@ -57,7 +57,7 @@ pub(super) fn wire(
     let partitions = (0..config.parallelism)
         .map(|partition| wiring.partition(partition, &writer, &dlq, &commit))
         .collect::<Result<Vec<_>>>()?;
-    let actor = ShardActor { recall, ..wiring.shard(machine, &partitions, &writer, &dlq, &commit) };
+    let actor = wiring.shard(machine, recall, &partitions, &writer, &dlq, &commit);
     spawn_watched_with(&Place::Here, generation, "shard", receiver, move || actor);
     Ok(shard)
 }
@@ -193,6 +193,7 @@ impl Wiring<'_> {
     fn shard(
         &self,
         machine: ShardMachine,
+        recall: Option<Recall>,
         partitions: &[Addr<PartitionActor>],
         writer: &Addr<WriterActor>,
         dlq: &Addr<DlqActor>,
@@ -220,7 +221,7 @@ impl Wiring<'_> {
             ],
             sealed: self.outlet(commit.clone().recipient(), from, 0, &Numbering::default()),
             credit: None,
-            recall: None,
+            recall,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::support::site::Site;
 
@@ -34,8 +34,7 @@ fn hours(zone: &str) -> BTreeMap<String, u64> {
     site.drain();
     site.ran(&["audit"]).expect(0, "audit");
     let sql = "SELECT window_start, events FROM gold_hourly_total";
-    let out = site.ran(&["query", sql, "--format", "json"]).expect(0, sql).out;
-    let rows = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let rows = site.answers(sql).into_iter();
     rows.map(|row| (row["window_start"].as_str().unwrap().to_owned(), row["events"].as_u64().unwrap())).collect()
 }
 

@@ -4,12 +4,10 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use aws_sdk_kinesis::Client;
-use aws_sdk_kinesis::config::Credentials;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::{PutRecordsRequestEntry, StreamStatus};
-use sluicebox_aws::client::{self, ClientSettings};
 
+use super::kinesis::sdk;
 use super::support::process::until;
 use super::support::site::{LAST_US, Site, events};
 
@@ -34,11 +32,7 @@ fn named(service: &str) -> Option<String> {
 
 /// A stream of three shards with all events in it.
 async fn fill(url: &str, stream: &str) {
-    let settings = ClientSettings { endpoint: Some(url.to_owned()), region: Some("us-east-1".to_owned()), ..Default::default() };
-    let config = client::load(&settings).await.unwrap();
-    let keys = Credentials::new("none", "none", None, None, "test");
-    let config = aws_sdk_kinesis::config::Builder::from(&config).credentials_provider(keys).build();
-    let client = Client::from_conf(config);
+    let client = sdk(url).await;
     client.create_stream().stream_name(stream).shard_count(3).send().await.unwrap();
     for look in 0.. {
         let said = client.describe_stream_summary().stream_name(stream).send().await.unwrap();
@@ -100,7 +94,6 @@ fn workers_on_emulators_make_the_gold_of_a_laptop_though_one_is_killed() {
             .env("AWS_ENDPOINT_URL_S3", &s3)
             .env("AWS_ENDPOINT_URL_DYNAMODB", &dynamo)
     };
-    let said = |site: &Site, sql: &str| site.ran(&["query", sql, "--format", "json", "--limit", "10000"]).expect(0, sql).out;
     let first = worker();
     let running = first.start("log", &["run"]);
     let looker = worker();
@@ -112,6 +105,7 @@ fn workers_on_emulators_make_the_gold_of_a_laptop_though_one_is_killed() {
     running.kill();
     worker().drain();
     looker.ran(&["audit"]).expect(0, "audit");
-    assert_eq!(said(&looker, GOLD), said(&local, GOLD));
-    assert_eq!(said(&looker, COUNTS), said(&local, COUNTS));
+    for sql in [GOLD, COUNTS] {
+        assert_eq!(looker.answers(sql), local.answers(sql));
+    }
 }

@@ -89,8 +89,7 @@ impl Fleet {
 
 fn bronze(site: &Site) -> Vec<Place> {
     let sql = "SELECT _shard, CAST(_sequence AS VARCHAR) AS number FROM bronze";
-    let out = site.ran(&["query", sql, "--format", "json", "--limit", "100000"]).expect(0, sql).out;
-    let lines = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let lines = site.answers(sql).into_iter();
     lines.map(|line| (line["_shard"].as_str().unwrap().to_owned(), line["number"].as_str().unwrap().parse().unwrap())).collect()
 }
 

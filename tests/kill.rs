@@ -167,10 +167,8 @@ fn a_record_that_kills_the_process_is_isolated_after_a_few_deaths_and_costs_nobo
     // Two that count; before them any that still got on, by one of the two epochs that may be open or by the one before.
     assert!(deaths_until_drained(&site, DEATHS) >= 2);
     let letters = "SELECT stage, reason, data_text, count(*) AS n FROM dlq WHERE reason = 'crashes_worker' GROUP BY 1, 2, 3";
-    let letters = site.ran(&["query", letters, "--format", "json"]).expect(0, "query").out;
     let expected = serde_json::json!({"stage": "decode", "reason": "crashes_worker", "data_text": DEADLY, "n": 1});
-    let found: Vec<serde_json::Value> = letters.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(found, [expected]);
+    assert_eq!(site.answers(letters), [expected]);
     // Everything else is where it is without the deadly record.
     let (read, all) = site.progress();
     assert_eq!((read, all), (FEW + 201, FEW + 201));

@@ -9,6 +9,7 @@ use sluicebox::run::block_on;
 use sluicebox_actors::model::position::{Position, ShardId};
 use sluicebox_actors::model::row::{ShardState, WindowStatus};
 use sluicebox_actors::ports::Clock;
+use sluicebox_aws::client::{self, ClientSettings};
 use sluicebox_stream::api::{self, FaultKind, FaultPlan, FaultRule, Options, Server};
 
 use super::support::process::Running;
@@ -66,6 +67,15 @@ fn served_by(site: Site, clock: Arc<dyn Clock>) -> (Site, Server) {
         .into_iter()
         .fold(site, Site::set);
     (site.set("commit.size=64KiB"), server)
+}
+
+/// The SDK at an endpoint, as nobody of any account.
+pub(crate) async fn sdk(endpoint: &str) -> aws_sdk_kinesis::Client {
+    let (endpoint, region) = (Some(endpoint.to_owned()), Some("us-east-1".to_owned()));
+    let config = client::load(&ClientSettings { endpoint, region, ..ClientSettings::default() }).await.unwrap();
+    let keys = aws_sdk_kinesis::config::Credentials::new("none", "none", None, None, "test");
+    let config = aws_sdk_kinesis::config::Builder::from(&config).credentials_provider(keys).build();
+    aws_sdk_kinesis::Client::from_conf(config)
 }
 
 /// Demo events as Kinesis would stamp them: to the millisecond.

@@ -15,11 +15,10 @@ use runtime_api::{Caller, Reply};
 use serde_json::{Value, json};
 use sluicebox_actors::model::position::{Sequence, ShardId};
 use sluicebox_actors::model::record::RawRecord;
-use sluicebox_aws::client::{self, ClientSettings};
 use sluicebox_aws::kinesis::api::{Api, Begin};
 use sluicebox_aws::kinesis::sdk::SdkApi;
 
-use super::kinesis::served;
+use super::kinesis::{sdk, served};
 use super::support::process::Running;
 use super::support::site::{Site, events};
 
@@ -56,13 +55,8 @@ struct Mapping<'a> {
 
 impl<'a> Mapping<'a> {
     fn new(site: &'a Site, caller: Caller) -> Self {
-        let endpoint = Some(site.setting("aws.endpoint").to_owned());
-        let settings = ClientSettings { endpoint, region: Some("us-east-1".to_owned()), ..ClientSettings::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let config = runtime.block_on(client::load(&settings)).unwrap();
-        let config = aws_sdk_kinesis::config::Builder::from(&config);
-        let keys = aws_sdk_kinesis::config::Credentials::new("none", "none", None, None, "test");
-        let api = SdkApi::new(aws_sdk_kinesis::Client::from_conf(config.credentials_provider(keys).build()), "events");
+        let api = SdkApi::new(runtime.block_on(sdk(site.setting("aws.endpoint"))), "events");
         Self { site, api, runtime, caller, sandbox: None, sandboxes: 0, done: BTreeMap::new(), failures: 0 }
     }
 

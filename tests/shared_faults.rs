@@ -33,6 +33,27 @@ fn even(cloud: &Cloud) -> Site {
     cloud.worker().set("limits.fetch_records=100").set("limits.fetch=32KiB").set("commit.size=32KiB")
 }
 
+/// Commits are made again.
+fn goes_on(running: &mut Running) {
+    let committed = running.said().matches(" committed ").count();
+    running.until_it_says(" committed ", committed + 3);
+}
+
+/// What is done to one worker at work changes no table.
+fn changes_nothing(doing: impl FnOnce(&Cloud, &mut Running), after: &str) {
+    let local = stamped();
+    let cloud = Cloud::with_stream_of(&local);
+    let expected = local.finish();
+    let worker = slow(&cloud);
+    let mut running = worker.start("log", &["run"]);
+    running.until_it_says(" committed ", 2);
+    doing(&cloud, &mut running);
+    goes_on(&mut running);
+    ends_well(running);
+    cloud.worker().drain();
+    cloud.evidence().must_equal(&expected, after);
+}
+
 fn ends_well(running: Running) -> String {
     running.terminate();
     let ended = running.end("a worker that was told to stop");
@@ -176,63 +197,46 @@ fn a_newest_epoch_object_that_is_damaged_or_gone_stops_its_shard_by_name_until_i
 /// Row 47.
 #[test]
 fn a_store_and_then_the_rows_that_are_away_for_longer_than_the_failover_time_are_waited_out_with_few_reads() {
-    let local = stamped();
-    let cloud = Cloud::with_stream_of(&local);
-    let expected = local.finish();
-    let worker = slow(&cloud);
-    let mut running = worker.start("log", &["run"]);
-    running.until_it_says(" committed ", 2);
-    cloud.s3.faults().down(true);
-    // Each of three shards shows life three times in the failover time.
-    let beats = || cloud.dynamo.faults().calls("UpdateItem");
-    let from = beats();
-    // And twice more: until then the epoch behind the one that hangs may grow.
-    running.until("the failover time to pass", || (beats() >= from + 36).then_some(()));
-    let (read, from) = (cloud.reads(), beats());
-    running.until("it to pass again", || (beats() >= from + 12).then_some(()));
-    assert!(cloud.reads() <= read + 6, "{} reads more, although nothing can be stored", cloud.reads() - read);
-    cloud.s3.faults().down(false);
-    let committed = running.said().matches(" committed ").count();
-    running.until_it_says(" committed ", committed + 3);
-    cloud.dynamo.faults().down(true);
-    // Of three shards and of Gold.
-    running.until_it_says("no life sign has arrived", 4);
-    let read = cloud.reads();
-    let asked = |operation: &str| cloud.dynamo.faults().calls(operation);
-    let from = asked("Query");
-    running.until("another failover time to pass", || (asked("Query") >= from + 4).then_some(()));
-    assert!(cloud.reads() <= read + 3, "{} reads without a lease", cloud.reads() - read);
-    cloud.dynamo.faults().down(false);
-    let committed = running.said().matches(" committed ").count();
-    running.until_it_says(" committed ", committed + 3);
-    ends_well(running);
-    cloud.worker().drain();
-    cloud.evidence().must_equal(&expected, "after both were away");
+    let doing = |cloud: &Cloud, running: &mut Running| {
+        cloud.s3.faults().down(true);
+        // Each of three shards shows life three times in the failover time.
+        let beats = || cloud.dynamo.faults().calls("UpdateItem");
+        let from = beats();
+        // And twice more: until then the epoch behind the one that hangs may grow.
+        running.until("the failover time to pass", || (beats() >= from + 36).then_some(()));
+        let (read, from) = (cloud.reads(), beats());
+        running.until("it to pass again", || (beats() >= from + 12).then_some(()));
+        assert!(cloud.reads() <= read + 6, "{} reads more, although nothing can be stored", cloud.reads() - read);
+        cloud.s3.faults().down(false);
+        goes_on(running);
+        cloud.dynamo.faults().down(true);
+        // Of three shards and of Gold.
+        running.until_it_says("no life sign has arrived", 4);
+        let read = cloud.reads();
+        let asked = |operation: &str| cloud.dynamo.faults().calls(operation);
+        let from = asked("Query");
+        running.until("another failover time to pass", || (asked("Query") >= from + 4).then_some(()));
+        assert!(cloud.reads() <= read + 3, "{} reads without a lease", cloud.reads() - read);
+        cloud.dynamo.faults().down(false);
+    };
+    changes_nothing(doing, "after both were away");
 }
 
 /// Row 48.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "how often a table is asked in a second")]
 fn a_table_that_throttles_every_update_is_not_met_by_a_storm_and_the_worker_gives_up_its_leases_by_itself() {
-    let local = stamped();
-    let cloud = Cloud::with_stream_of(&local);
-    let expected = local.finish();
-    let worker = slow(&cloud);
-    let mut running = worker.start("log", &["run"]);
-    running.until_it_says(" committed ", 2);
-    let (begun, from) = (std::time::Instant::now(), cloud.dynamo.faults().calls("UpdateItem"));
-    cloud.dynamo.faults().next("UpdateItem", 300, Fault::Throttle);
-    running.until_it_says("no life sign has arrived", 3);
-    running.until_it_says("taking a lease: trying again", 3);
-    let asked = cloud.dynamo.faults().calls("UpdateItem") - from;
-    let per_second = asked as f64 / begun.elapsed().as_secs_f64();
-    assert!(per_second < 40.0, "{per_second} updates in a second of a table that has none to give");
-    cloud.dynamo.faults().clear();
-    let committed = running.said().matches(" committed ").count();
-    running.until_it_says(" committed ", committed + 3);
-    ends_well(running);
-    cloud.worker().drain();
-    cloud.evidence().must_equal(&expected, "after a table that throttled");
+    let doing = |cloud: &Cloud, running: &mut Running| {
+        let (begun, from) = (std::time::Instant::now(), cloud.dynamo.faults().calls("UpdateItem"));
+        cloud.dynamo.faults().next("UpdateItem", 300, Fault::Throttle);
+        running.until_it_says("no life sign has arrived", 3);
+        running.until_it_says("taking a lease: trying again", 3);
+        let asked = cloud.dynamo.faults().calls("UpdateItem") - from;
+        let per_second = asked as f64 / begun.elapsed().as_secs_f64();
+        assert!(per_second < 40.0, "{per_second} updates in a second of a table that has none to give");
+        cloud.dynamo.faults().clear();
+    };
+    changes_nothing(doing, "after a table that throttled");
 }
 
 /// Row 3.

@@ -133,9 +133,7 @@ fn with_sinks(events: u64) -> Site {
 #[test]
 fn a_crash_anywhere_in_feeding_leaves_nothing_out() {
     let gold = |site: &Site| -> BTreeSet<String> {
-        let out =
-            site.ran(&["query", "SELECT window_start, \"eventType\", events FROM gold_hourly_by_type", "--format", "json"]).out;
-        let rows = out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let rows = site.answers("SELECT window_start, \"eventType\", events FROM gold_hourly_by_type").into_iter();
         rows.map(|row| format!("{} {}", row["eventType"], row["events"])).collect()
     };
     for (point, leaves) in POINTS.iter().filter(|(point, _)| point.starts_with("feed.")) {
@@ -149,9 +147,7 @@ fn a_crash_anywhere_in_feeding_leaves_nothing_out() {
         assert_eq!(mine, gold(&site), "{point} ({leaves})");
         let had: BTreeSet<String> =
             lines(&site.data().join("mail.ndjson")).iter().map(|posted| posted["id"].as_str().unwrap().to_owned()).collect();
-        let letters = site.ran(&["query", "SELECT count(*) AS n FROM dlq", "--format", "json"]).out;
-        let letters: Value = serde_json::from_str(letters.trim()).unwrap();
-        assert_eq!(Value::from(had.len()), letters["n"], "{point} ({leaves})");
+        assert_eq!(had.len(), letters(&site), "{point} ({leaves})");
     }
 }
 
@@ -202,16 +198,11 @@ impl Services {
 /// Window in microseconds, type, events: rows of the table by type.
 type ByType = BTreeSet<(i64, String, i64)>;
 
-fn answers(site: &Site, sql: &str) -> Vec<Value> {
-    let out = site.ran(&["query", sql, "--format", "json", "--limit", "100000"]).expect(0, sql).out;
-    out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 fn gold_by_type(site: &Site) -> ByType {
     let sql = "SELECT arrow_cast(window_start, 'Int64') AS at, \"eventType\" AS kind, events FROM gold_hourly_by_type";
     let row =
         |row: Value| (row["at"].as_i64().unwrap(), row["kind"].as_str().unwrap().to_owned(), row["events"].as_i64().unwrap());
-    answers(site, sql).into_iter().map(row).collect()
+    site.answers(sql).into_iter().map(row).collect()
 }
 
 fn influx_by_type(influx: &FakeInflux) -> ByType {
@@ -270,7 +261,7 @@ fn mailed(services: &Services) -> BTreeSet<String> {
 }
 
 fn letters(site: &Site) -> usize {
-    answers(site, "SELECT count(*) AS n FROM dlq")[0]["n"].as_u64().unwrap() as usize
+    site.answers("SELECT count(*) AS n FROM dlq")[0]["n"].as_u64().unwrap() as usize
 }
 
 /// Row 43 with the real sink: the backlog is bounded, reading waits for the queue, and nothing is lost.

@@ -1,15 +1,13 @@
 //! The machine of Gold by itself: what it refuses to emit.
 
-use std::collections::BTreeMap;
-
 use sluicebox_actors::machines::gold::{GoldConfig, GoldMachine, GoldWork};
 use sluicebox_actors::model::epoch::{EpochHeader, Hash, ObjectRef, Segment, WindowCounts};
 use sluicebox_actors::model::fault::{Fault, Kind};
-use sluicebox_actors::model::ledger::Counts;
-use sluicebox_actors::model::position::{Position, Sequence, ShardId};
+use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::{ShardRow, ShardState, WindowRow, WindowStatus};
 use sluicebox_actors::model::window::Bound;
 use sluicebox_sim::engine::tables;
+use sluicebox_sim::headers::header;
 use sluicebox_sim::truth::{MINUTE, T0};
 
 /// After the hour of [`T0`] and before it is sealed.
@@ -33,34 +31,13 @@ fn shard_is_at(machine: &mut GoldMachine, epoch: u64, bound: Bound) {
 
 /// An epoch with this partial of the hour of [`T0`], the so many-eth of its shard.
 fn epoch(machine: &mut GoldMachine, epoch: u64, ordinal: u64, too_late: u64) {
-    let at = |number: u64| if number == 0 { Position::START } else { Position::after(Sequence::dense(number)) };
     let (table, window_us) = ("hourly".to_owned(), T0);
     let header = EpochHeader {
-        pipeline: "p".to_owned(),
-        fingerprint: "f".to_owned(),
-        stream: "events".to_owned(),
-        shard: shard(),
-        epoch,
-        lease_epoch: 1,
-        from: at(epoch - 1),
-        to: at(epoch),
-        bound_opened: Bound::UNKNOWN,
         bound_committed: CLOSED,
-        max_event_us: None,
-        last_arrival_us: None,
-        fresh_us: None,
         processed_at_us: T0,
-        bronze_on: true,
-        unproven_start: false,
-        counts: Counts::default(),
-        totals: Counts::default(),
-        previous: None,
         segments: vec![Segment { table: table.clone(), window_us, ordinal, rows: 1, offset: 0, len: 1 }],
         windows: vec![WindowCounts { table, window_us, on_time: 1, late: 0, too_late }],
-        ordinals: BTreeMap::new(),
-        pending: Vec::new(),
-        outputs: Vec::new(),
-        inline: Vec::new(),
+        ..header(&shard(), epoch)
     };
     let object = ObjectRef { key: format!("epochs/s/{epoch}"), len: 1, sha256: Hash::of(&epoch.to_le_bytes()) };
     machine.know_epoch(&header, object).unwrap();

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::*;
-use crate::model::epoch::{EpochHeader, Hash};
-use crate::model::fault::Kind;
-use crate::model::ledger::{Counts, GoldCounts};
-use crate::model::position::{Position, Sequence};
-use crate::model::window::Bound;
+use sluicebox_actors::history::ledger::Ledger;
+use sluicebox_actors::model::epoch::{Hash, LedgerLine};
+use sluicebox_actors::model::fault::{Fault, Kind, Result};
+use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::ports::{Blobs, LedgerFiles};
+use sluicebox_sim::headers::ledger_line;
 
 /// Files in memory. Right after somebody has listed them, a rival appends what is next in `rivals`.
 #[derive(Clone, Default)]
@@ -96,34 +97,7 @@ fn shard() -> ShardId {
 }
 
 fn line(epoch: u64) -> LedgerLine {
-    let header = EpochHeader {
-        pipeline: "p".into(),
-        fingerprint: "f".into(),
-        stream: "s".into(),
-        shard: shard(),
-        epoch,
-        lease_epoch: 1,
-        from: Position::after(Sequence::dense(epoch)),
-        to: Position::after(Sequence::dense(epoch + 1)),
-        bound_opened: Bound::UNKNOWN,
-        bound_committed: Bound(7),
-        max_event_us: Some(-1),
-        last_arrival_us: None,
-        fresh_us: None,
-        processed_at_us: 0,
-        bronze_on: true,
-        unproven_start: true,
-        counts: Counts { received: 1, gold: [("t".to_owned(), GoldCounts::default())].into(), ..Counts::default() },
-        totals: Counts::default(),
-        previous: Some(Hash::of(b"previous")),
-        segments: Vec::new(),
-        windows: Vec::new(),
-        ordinals: [("t".to_owned(), [(0, 1)].into())].into(),
-        pending: Vec::new(),
-        inline: Vec::new(),
-        outputs: Vec::new(),
-    };
-    LedgerLine::of(&header, Hash::of(&epoch.to_le_bytes()))
+    ledger_line(&shard(), epoch)
 }
 
 fn lines(epochs: RangeInclusive<u64>) -> Vec<LedgerLine> {

@@ -10,6 +10,7 @@ mod fleet;
 mod gold;
 mod idle;
 mod lambda;
+mod ledger;
 mod outlet;
 mod partition;
 mod provisional;

@@ -27,12 +27,10 @@ mod tests {
     use super::super::home::Home;
     use super::*;
 
-    use sluicebox_actors::model::epoch::{EpochHeader, Hash, LedgerLine};
+    use sluicebox_actors::model::epoch::LedgerLine;
     use sluicebox_actors::model::fault::Kind;
-    use sluicebox_actors::model::ledger::{Counts, GoldCounts};
-    use sluicebox_actors::model::position::{Position, Sequence};
-    use sluicebox_actors::model::window::Bound;
     use sluicebox_actors::ports::LedgerFiles;
+    use sluicebox_sim::headers::ledger_line;
 
     fn ledger(home: &Home) -> Ledger {
         super::ledger(Arc::new(DiskBlobs::of_tables(home)))
@@ -42,39 +40,8 @@ mod tests {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(work)
     }
 
-    fn line(epoch: u64) -> LedgerLine {
-        let header = EpochHeader {
-            pipeline: "p".into(),
-            fingerprint: "f".into(),
-            stream: "s".into(),
-            shard: shard(),
-            epoch,
-            lease_epoch: 1,
-            from: Position::after(Sequence::dense(epoch)),
-            to: Position::after(Sequence::dense(epoch + 1)),
-            bound_opened: Bound::UNKNOWN,
-            bound_committed: Bound(7),
-            max_event_us: Some(-1),
-            last_arrival_us: None,
-            fresh_us: None,
-            processed_at_us: 0,
-            bronze_on: true,
-            unproven_start: true,
-            counts: Counts { received: 1, gold: [("t".to_owned(), GoldCounts::default())].into(), ..Counts::default() },
-            totals: Counts::default(),
-            previous: Some(Hash::of(b"previous")),
-            segments: Vec::new(),
-            windows: Vec::new(),
-            ordinals: [("t".to_owned(), [(0, 1)].into())].into(),
-            pending: Vec::new(),
-            inline: Vec::new(),
-            outputs: Vec::new(),
-        };
-        LedgerLine::of(&header, Hash::of(&epoch.to_le_bytes()))
-    }
-
     fn lines(epochs: std::ops::RangeInclusive<u64>) -> Vec<LedgerLine> {
-        epochs.map(line).collect()
+        epochs.map(|epoch| ledger_line(&shard(), epoch)).collect()
     }
 
     #[test]

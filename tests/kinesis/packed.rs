@@ -41,8 +41,7 @@ fn put(site: &Site, records: Vec<(u128, Vec<u8>, usize)>) -> BTreeMap<(String, u
 fn bronze(site: &Site) -> BTreeMap<(String, u64), Vec<u64>> {
     let sql = "SELECT _shard, CAST(_sequence AS VARCHAR) AS number, _sub_sequence FROM bronze";
     let mut found: BTreeMap<_, Vec<u64>> = BTreeMap::new();
-    for line in site.ran(&["query", sql, "--format", "json"]).expect(0, sql).out.lines() {
-        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    for line in site.answers(sql) {
         let place = (line["_shard"].as_str().unwrap().to_owned(), line["number"].as_str().unwrap().parse().unwrap());
         found.entry(place).or_default().push(line["_sub_sequence"].as_u64().unwrap());
     }
@@ -52,8 +51,7 @@ fn bronze(site: &Site) -> BTreeMap<(String, u64), Vec<u64>> {
 
 fn letters(site: &Site) -> BTreeMap<String, u64> {
     let sql = "SELECT reason, count(*) AS letters FROM dlq GROUP BY reason";
-    let lines = site.ran(&["query", sql, "--format", "json"]).expect(0, sql).out;
-    let lines = lines.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let lines = site.answers(sql).into_iter();
     lines.map(|line| (line["reason"].as_str().unwrap().to_owned(), line["letters"].as_u64().unwrap())).collect()
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde_json::{Value, json};
+use serde_json::json;
 use sluicebox::clock::SystemClock;
 use sluicebox_actors::ports::Clock;
 use sluicebox_aws::kinesis::api::Api;
@@ -61,8 +61,7 @@ impl Watchers {
 fn ledger(site: &Site) -> [(&'static str, f64); 4] {
     let sql =
         "SELECT sum(received) AS received, sum(rejected) AS rejected, sum(letters) AS letters, sum(bytes) AS bytes FROM ledger";
-    let said = site.ran(&["query", sql, "--format", "json"]).expect(0, sql).out;
-    let said: Value = serde_json::from_str(said.trim()).unwrap();
+    let said = site.answers(sql).remove(0);
     let of = |name: &str| said[name].as_f64().unwrap_or_else(|| panic!("{name}: {said}"));
     [
         ("RecordsReceived", of("received")),

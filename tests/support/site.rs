@@ -165,6 +165,12 @@ impl Site {
         Running::start(self.command(verb), self.folder().join(name))
     }
 
+    /// The rows that a statement gives, all of them.
+    pub(crate) fn answers(&self, sql: &str) -> Vec<serde_json::Value> {
+        let out = self.ran(&["query", sql, "--format", "json", "--limit", "100000"]).expect(0, sql).out;
+        out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// Reads the stream to its end.
     pub(crate) fn drain(&self) -> Ran {
         self.ran(&["run", "--drain"]).expect(0, "run --drain")

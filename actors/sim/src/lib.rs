@@ -14,6 +14,7 @@ pub mod engine;
 pub mod faulty;
 pub mod files;
 pub mod fleet;
+pub mod headers;
 mod held;
 pub mod lambda;
 mod ledger;

@@ -134,6 +134,3 @@ impl LedgerFiles for Ledger {
         self.read_all(&self.runs(shard).await?).await
     }
 }
-
-#[cfg(test)]
-mod tests;

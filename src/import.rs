@@ -9,7 +9,7 @@ use std::time::Duration;
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::row::ShardRow;
-use sluicebox_actors::ports::{Cas, Rows, Stream};
+use sluicebox_actors::ports::{Cas, Rows, ShardInfo, Stream};
 use sluicebox_aws::connect::Aws;
 use sluicebox_aws::dynamo::kcl::plan::{self, Plan, Ways};
 use sluicebox_aws::dynamo::kcl::{self, Checkpoint, KclLease};
@@ -32,7 +32,7 @@ pub struct Asked {
 pub async fn plan(aws: &Aws, stream: &KinesisStream, asked: &Asked) -> Result<Plan> {
     let leases = settled(aws, asked).await?;
     let listed = stream.shards().await?;
-    let cut = cut(stream, &leases).await?;
+    let cut = cut(stream, &leases, &listed).await?;
     plan::plan(&stream.name(), &leases, &listed, &cut, asked.ways)
 }
 
@@ -61,10 +61,9 @@ async fn settled(aws: &Aws, asked: &Asked) -> Result<Vec<KclLease>> {
 
 /// The checkpoints that lie inside an aggregate, with the arrival of that record. One that is not kept any more has nothing left
 /// that could be read.
-async fn cut(stream: &KinesisStream, leases: &[KclLease]) -> Result<BTreeMap<ShardId, i64>> {
-    let listed: Vec<ShardId> = stream.shards().await?.into_iter().map(|info| info.shard).collect();
+async fn cut(stream: &KinesisStream, leases: &[KclLease], listed: &[ShardInfo]) -> Result<BTreeMap<ShardId, i64>> {
     let mut cut = BTreeMap::new();
-    for lease in leases.iter().filter(|lease| listed.contains(&lease.shard)) {
+    for lease in leases.iter().filter(|lease| listed.iter().any(|info| info.shard == lease.shard)) {
         let Checkpoint::After(sequence, part) = lease.checkpoint else { continue };
         if let Some(record) = stream.packed(&lease.shard, sequence).await?
             && part + 1 < record.parts as u64

@@ -141,12 +141,13 @@ impl Outcome {
 }
 
 /// Runs until `stop` turns true, or, when draining, until everything is read, committed and emitted.
-pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> Result<Outcome> {
-    let clock = || parts.clock.clone();
-    let infos = retrying(clock(), "listing the stream's shards", || parts.stream.shards()).await?;
-    retrying(clock(), "creating rows of shards", || create_rows(&parts, &infos)).await?;
-    crash::pass("start.after_rows");
-    begin_sinks(&parts).await?;
+pub async fn run(parts: Parts, places: Places, mut stop: watch::Receiver<bool>) -> Result<Outcome> {
+    tokio::select! {
+        biased;
+        begun = begin(&parts) => begun?,
+        // Services that are away are waited for, but not by somebody who is asked to end.
+        () = turns_true(&mut stop) => return Ok(Outcome::default()),
+    }
     let door = Door::closed();
     let (gold_drain, gold_draining) = watch::channel(false);
     let gold = actix::spawn(make_gold(parts.clone(), places.clone(), door.clone(), gold_draining));
@@ -169,6 +170,15 @@ pub async fn run(parts: Parts, places: Places, stop: watch::Receiver<bool>) -> R
     let left = board.sinks().into_iter().filter(|(_, live)| left(live.life));
     outcome.sinks = left.filter_map(|(sink, live)| Some((sink, live.last_fault?))).collect();
     Ok(outcome)
+}
+
+/// Rows of the shards, and of the sinks.
+async fn begin(parts: &Parts) -> Result<()> {
+    let clock = || parts.clock.clone();
+    let infos = retrying(clock(), "listing the stream's shards", || parts.stream.shards()).await?;
+    retrying(clock(), "creating rows of shards", || create_rows(parts, &infos)).await?;
+    crash::pass("start.after_rows");
+    begin_sinks(parts).await
 }
 
 /// Before the first record: a sink that is there from the start gets every letter.

@@ -64,6 +64,7 @@ fn random_fleets_that_share_no_disk_lose_and_double_nothing() {
         "a file is held as an upload",
         "a file is published by its owner's successor",
         "a file is published again",
+        "an upload that nobody named is ended",
     ] {
         assert!(met.marks.contains_key(situation), "it never happens that {situation}:\n{met}");
     }
@@ -165,6 +166,50 @@ fn gold_is_made_of_what_every_worker_commits() {
     }
     assert_eq!(shards.len(), 4, "up to {}", newest / SECOND);
     drop(store);
+    peace(sim);
+}
+
+/// Nobody takes a shard over that has ended well: what its owner began and did not hear of is ended by himself.
+#[test]
+fn uploads_whose_answers_were_lost_are_ended_before_their_shards_are_let_go() {
+    let mut sim = Sim::with(Tools::apart(), 4, 2);
+    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
+    let mut rng = Rng(4);
+    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    // Each begins twice, and the first is not heard of.
+    let plan = Plan { nth: vec![(Op::Hold, 0, 1_000, Act::Twice)], ..calm(8) };
+    let ran = sim.run_many(vec![(Duration::ZERO, plan, stop_after(Duration::from_secs(60)))]);
+    ran.into_iter().for_each(|ran| drop(ran.good()));
+    let store = sim.store();
+    assert!(store.uploads_begun > 8, "{} uploads", store.uploads_begun);
+    assert_eq!(store.uploads, BTreeMap::new());
+    drop(store);
+    peace(sim);
+}
+
+#[test]
+fn whoever_stops_leaves_gold_to_another_worker_within_the_failover_time() {
+    let mut sim = serving(5, 2);
+    // Every file of Gold takes so long that all of them would take an hour.
+    let slow = |seed| Plan { nth: vec![(Op::GoldPublish, 0, 400, Act::Stall(Duration::from_secs(20)))], ..calm(seed) };
+    let ran = sim.run_many(vec![(Duration::ZERO, slow(9), stop_after(Duration::from_secs(30)))]);
+    let took = ran[0].took;
+    ran.into_iter().for_each(|ran| drop(ran.good()));
+    assert!(took < Duration::from_secs(30) + 2 * FAILOVER, "{took:?}");
+    assert_eq!(sim.store().leases["gold"].owner, "", "others need not wait");
+    let due = sim.store().windows.values().filter(|row| row.published < row.revision).count();
+    assert!(due > 0, "there was nothing left to do: the test says nothing");
+    sim.failover = None;
+    peace(sim);
+}
+
+#[test]
+fn whoever_waits_for_services_that_are_away_ends_when_asked_to() {
+    let sim = serving(6, 1);
+    let away = Plan { nth: vec![(Op::StreamShards, 0, 1_000_000, Act::ErrBefore)], ..calm(10) };
+    let ran = sim.run_many(vec![(Duration::ZERO, away, stop_after(Duration::from_secs(40)))]);
+    let ran = ran.into_iter().next().expect("one").good();
+    assert_eq!(ran.took, Duration::from_secs(40));
     peace(sim);
 }
 

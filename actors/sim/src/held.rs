@@ -8,7 +8,7 @@ use sluicebox_actors::model::epoch::{Hash, Held, HeldOutput, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::ShardId;
 
-use crate::store::{File, Store};
+use crate::store::{File, Store, Upload};
 
 impl Store {
     /// The files of a process that is no more, where processes share no disk.
@@ -28,7 +28,12 @@ impl Store {
                 true => Held::Inline,
                 false => {
                     file.only_of = None;
-                    Held::Upload { id: output.staged.clone(), parts: Vec::new() }
+                    // Each try is an upload of its own: whoever does not hear of one begins another.
+                    self.uploads_begun += 1;
+                    let id = format!("{}#{}", output.staged, self.uploads_begun);
+                    let upload = Upload { shard: file.shard.clone(), lease_epoch: file.lease_epoch, epoch: file.epoch };
+                    self.uploads.insert(id.clone(), upload);
+                    Held::Upload { id, parts: Vec::new() }
                 }
             };
             // A large one may be there by an earlier try.
@@ -64,6 +69,9 @@ impl Store {
 
     pub fn publish(&mut self, lease: u64, epoch: u64, held: &HeldOutput, who: u64) -> Result<()> {
         let output = &held.output;
+        if let Held::Upload { id, .. } = &output.held {
+            self.uploads.remove(id);
+        }
         let Some(file) = self.take_held(held, who) else {
             return match self.visible.get(&output.path) {
                 Some(file) if file.sha256 == output.sha256 => {
@@ -95,6 +103,14 @@ impl Store {
             file.shard != *shard || file.lease_epoch >= lease || keep.iter().any(|output| output.staged == *key)
         });
         let discarded = (before - self.staged.len()) as u64;
+        let begun = self.uploads.len();
+        self.uploads.retain(|id, upload| {
+            let kept = |output: &PendingOutput| matches!(&output.held, Held::Upload { id: of, .. } if of == id);
+            upload.shard != *shard || (upload.lease_epoch, upload.epoch) > (lease, epoch) || keep.iter().any(kept)
+        });
+        if self.uploads.len() < begun {
+            self.mark("an upload that nobody named is ended");
+        }
         if discarded > 0 {
             self.mark("files of an epoch that never became true are deleted");
         }

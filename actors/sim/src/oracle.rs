@@ -90,6 +90,7 @@ impl Sim {
         let orphans: Vec<_> = store.blobs.keys().filter(|key| !named.contains(key.as_str())).collect();
         assert!(orphans.is_empty(), "seed {}: nobody names {orphans:?}", self.seed);
         assert!(store.staged.is_empty(), "seed {}: still staged: {:?}", self.seed, store.staged.keys());
+        assert!(store.uploads.is_empty(), "seed {}: still staged: {:?}", self.seed, store.uploads);
     }
 
     /// The visible Gold as text, by (table, start).
@@ -155,6 +156,9 @@ impl Store {
         let left: Vec<_> =
             self.staged.iter().filter(|(_, file)| !lost.contains(&file.shard)).map(|(key, _)| key.clone()).collect();
         self.rule(left.is_empty(), || format!("still staged: {left:?}"));
+        let left: Vec<_> =
+            self.uploads.iter().filter(|(_, upload)| !lost.contains(&upload.shard)).map(|(id, _)| id.clone()).collect();
+        self.rule(left.is_empty(), || format!("still staged: uploads that nobody named: {left:?}"));
     }
 
     /// Gold is the fold over everything committed, window by window; or over what ends by then at the latest.

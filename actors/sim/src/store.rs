@@ -28,6 +28,14 @@ pub struct File {
     pub only_of: Option<u64>,
 }
 
+/// An upload in parts that is not visible.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Upload {
+    pub shard: ShardId,
+    pub lease_epoch: u64,
+    pub epoch: u64,
+}
+
 /// A window as readers see it.
 #[derive(Clone, Debug)]
 pub struct Shown {
@@ -56,6 +64,9 @@ pub struct Store {
     pub windows: BTreeMap<(String, i64), WindowRow>,
     pub blobs: BTreeMap<String, Bytes>,
     pub staged: BTreeMap<String, File>,
+    /// Uploads neither completed nor ended, by id.
+    pub uploads: BTreeMap<String, Upload>,
+    pub uploads_begun: u64,
     pub visible: BTreeMap<String, File>,
     pub gold: BTreeMap<(String, i64), Shown>,
     pub revisions: BTreeMap<(String, i64, u64), (Bytes, WindowStatus)>,

@@ -14,7 +14,7 @@ use crate::machines::fleet::LOOKS;
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{Lease, ShardRow};
-use crate::ports::{Cas, Clock, Leases};
+use crate::ports::{Cas, Clock, CommitPermit, Leases};
 use crate::shells::gold::GoldEnd;
 use crate::shells::message::NewEpoch;
 use crate::toolkit::flag::Flag;
@@ -151,6 +151,21 @@ impl Drop for RaisedAtTheEnd {
     }
 }
 
+/// Ends what owners of a shard of ours began to store and nobody named: they died, or did not hear that it had begun. Everything
+/// committed is visible. A shard that was read to its end is taken over by nobody who would do it later; where it can't be done
+/// now, the store's own rule for uploads that were abandoned does it.
+pub(super) async fn sweep(parts: &Parts, shard: &ShardId, lease_epoch: u64) {
+    let swept = async {
+        match parts.rows.shard(shard).await?.filter(|row| row.lease_epoch == lease_epoch) {
+            Some(row) => parts.outputs.discard_staged(CommitPermit::won(row.lease_epoch, row.epoch), shard, &[]).await,
+            None => Ok(0),
+        }
+    };
+    if let Err(fault) = swept.await {
+        tracing::warn!(%shard, %fault, "what was begun and never committed stays stored");
+    }
+}
+
 /// Lets a shard go, so that nobody has to wait until its owner counts as gone. Whatever prevents it costs that time and nothing
 /// else, so it is not tried again.
 pub(super) async fn release(parts: Parts, shard: ShardId, lease_epoch: u64) {
@@ -202,12 +217,33 @@ async fn turn(
     let Some((lease, sent)) = wait_for_gold(&parts, &fleet, &mut finish).await else { return Ok(GoldEnd::Finished) };
     tracing::info!(lease = lease.epoch, "making gold");
     let heart = Heart::of_lease(&fleet, &lease, sent);
-    let ended = gold_and_sinks(&parts, &places, door, finish, heart.lost.clone()).await;
+    let (lost, handed_over) = (heart.lost.clone(), Flag::default());
+    // Whoever stops leaves the rest to others, as it does with shards: a window may have more epochs than there is time.
+    let patience = async {
+        turns_true(&mut finish.clone()).await;
+        tokio::time::sleep(fleet.failover).await;
+        tracing::info!("gold is not finished: another worker goes on with it");
+        handed_over.raise();
+        lost.raise();
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        biased;
+        ended = gold_and_sinks(&parts, &places, door, finish.clone(), lost.clone()) => ended,
+        () = patience, if !parts.config.shard.drain => Err(Fault::bug("gold was left without an end")),
+    };
     drop(heart);
-    if !matches!(ended, Ok(GoldEnd::Lost)) {
-        let_go(fleet.leases.as_ref(), &lease).await;
+    match ended {
+        Ok(GoldEnd::Lost) if !handed_over.is_raised() => Ok(GoldEnd::Lost),
+        Ok(GoldEnd::Finished | GoldEnd::Lost) => {
+            let_go(fleet.leases.as_ref(), &lease).await;
+            Ok(GoldEnd::Finished)
+        }
+        Err(fault) => {
+            let_go(fleet.leases.as_ref(), &lease).await;
+            Err(fault)
+        }
     }
-    ended
 }
 
 /// None when told to finish before it could be had: then it is another worker's business, unless everything is being drained.
@@ -215,6 +251,10 @@ async fn wait_for_gold(parts: &Parts, fleet: &Fleet, finish: &mut watch::Receive
     let (mut seen, mut looks, mut waited) = (None, 0, true);
     let drain = parts.config.shard.drain;
     loop {
+        let told = *finish.borrow();
+        if told && !drain {
+            return None;
+        }
         match fleet.leases.lease(GOLD).await {
             Ok(stored) => {
                 looks = if seen == stored { looks + u32::from(waited) } else { 1 };
@@ -227,10 +267,6 @@ async fn wait_for_gold(parts: &Parts, fleet: &Fleet, finish: &mut watch::Receive
             }
             Err(fault) if fault.kind() == Kind::Retry => tracing::warn!(%fault, "looking at the lease of gold"),
             Err(fault) => tracing::error!(%fault, "looking at the lease of gold"),
-        }
-        let told = *finish.borrow();
-        if told && !drain {
-            return None;
         }
         waited = tokio::select! {
             biased;

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::fleet::{Heart, moment, release};
+use super::fleet::{Heart, moment, release, sweep};
 use super::wiring::wire;
 use super::{Parts, Places};
 use crate::history::{self, raise_lease, recover};
@@ -116,7 +116,12 @@ impl Supervisor {
         let Held { lease_epoch, heart } = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
         if let (Some(lease_epoch), Some(_)) = (lease_epoch, &heart) {
             // In a task of its own, as generations are: the shard has ended well, whatever happens now.
-            let released = actix::spawn(release(self.parts.clone(), self.shard.clone(), lease_epoch)).await;
+            let (parts, shard) = (self.parts.clone(), self.shard.clone());
+            let leaving = async move {
+                sweep(&parts, &shard, lease_epoch).await;
+                release(parts, shard, lease_epoch).await;
+            };
+            let released = actix::spawn(leaving).await;
             if let Err(error) = released {
                 tracing::error!(shard = %self.shard, "letting a shard go: {error}");
             }

@@ -136,7 +136,11 @@ pub async fn supervise(
         };
         match verdict {
             Verdict::Quarantine => return Err(given_up(fault, "too many restarts")),
-            Verdict::Restart { after_us } => tokio::time::sleep(Duration::from_micros(after_us.unsigned_abs())).await,
+            Verdict::Restart { after_us } => tokio::select! {
+                biased;
+                () = lost.wait() => return Ok(GoldEnd::Lost),
+                () = tokio::time::sleep(Duration::from_micros(after_us.unsigned_abs())) => {}
+            },
         }
     }
     Ok(GoldEnd::Finished)

@@ -12,6 +12,7 @@ pub mod output;
 pub mod progress;
 pub mod run;
 pub mod settings;
+pub mod signals;
 pub mod source;
 pub mod topology;
 pub mod trial;

@@ -1,7 +1,7 @@
 //! The life of a run: threads, signals, status for people, and the end.
 //!
-//! Owns: the actix system and its arbiters, for a run and for invocations, SIGTERM and Ctrl-C, `state/status.json`. Does not own:
-//! what runs (sluicebox_actors::pipeline), what it runs on (topology).
+//! Owns: the actix system and its arbiters, for a run and for invocations, `state/status.json`. Does not own: what runs
+//! (sluicebox_actors::pipeline), what it runs on (topology), who asks it to end (signals).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -26,17 +26,14 @@ use crate::read::status::{RunStatus, ShardStatus, SinkStatus};
 /// How often the status file is written and the observer called.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// Runs until stopped by a signal, or until drained. `observe` is called a few times a second.
-pub fn run(parts: Parts, data: &Path, observe: impl FnMut(&Board) + 'static) -> Result<Outcome> {
+/// Runs until `stop` turns true, or until drained. `observe` is called a few times a second.
+pub fn run(parts: Parts, data: &Path, stop: watch::Receiver<bool>, observe: impl FnMut(&Board) + 'static) -> Result<Outcome> {
     arm_crashes()?;
     let data: Arc<Path> = data.into();
     on_actors(|places| async move {
-        let (stop, stopping) = watch::channel(false);
-        let signals = actix::spawn(on_signals(stop));
         let looking = actix::spawn(look(data.clone(), parts.board.clone(), parts.clock.clone(), observe));
         let (board, clock) = (parts.board.clone(), parts.clock.clone());
-        let outcome = pipeline::run(parts, places, stopping).await;
-        signals.abort();
+        let outcome = pipeline::run(parts, places, stop).await;
         looking.abort();
         // How it ended is what people look for afterwards.
         Looks::new(clock.now_us()).write(&data, &board, clock.now_us());
@@ -77,32 +74,6 @@ fn on_actors<T, F: Future<Output = T>>(work: impl FnOnce(Places) -> F) -> T {
         }
     }
     outcome
-}
-
-/// The first signal commits what was read and ends; the second ends at once, which is as safe, only later to resume.
-async fn on_signals(stop: watch::Sender<bool>) {
-    for count in 0.. {
-        match signal().await {
-            Ok(()) if count == 0 => {
-                tracing::info!("asked to stop: committing what has been read");
-                stop.send_replace(true);
-            }
-            Ok(()) => std::process::exit(130),
-            Err(error) => {
-                tracing::warn!(%error, "signals can't be received: stop with SIGKILL, it is safe");
-                return;
-            }
-        }
-    }
-}
-
-/// Waits until somebody asks the process to stop.
-pub async fn signal() -> std::io::Result<()> {
-    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
-    }
 }
 
 async fn look(data: Arc<Path>, board: Arc<Board>, clock: Arc<dyn Clock>, mut observe: impl FnMut(&Board)) {

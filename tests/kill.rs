@@ -8,7 +8,7 @@ use super::support::process::{ABORTED, Ran};
 use super::support::site::{Evidence, Site};
 
 /// Events of a run that is killed once.
-const FEW: u64 = 2_500;
+const FEW: u64 = 1_200;
 /// Events of a run that is killed again and again, and must have something left to read every time.
 const MANY: u64 = 14_000;
 

@@ -12,6 +12,9 @@ use super::shared::{Cloud, staged};
 use super::support::process::Running;
 use super::support::site::{Site, events};
 
+#[cfg(debug_assertions)]
+mod points;
+
 const BUCKET: &str = "lake";
 const EVENTS: u64 = 2_500;
 
@@ -264,6 +267,21 @@ fn a_worker_that_is_told_to_stop_under_load_commits_what_it_has_read_and_the_nex
     let taken = next.lines().find(|line| line.contains("shard taken")).unwrap_or_else(|| panic!("{next}"));
     assert!(taken.contains(&format!("after={position}")), "{taken}: the row said {position}");
     cloud.evidence().must_equal(&expected, "after a stop");
+}
+
+/// Nothing has begun, and nothing is held.
+#[test]
+fn a_worker_that_waits_for_services_before_it_begins_ends_at_once_when_told_to() {
+    let local = Site::with_events(50);
+    let cloud = Cloud::with_stream_of(&local);
+    cloud.s3.faults().down(true);
+    let worker = cloud.worker();
+    let mut waiting = worker.start("log", &["run"]);
+    waiting.until_it_says("beginning fault=", 1);
+    let log = ends_well(waiting);
+    assert!(log.contains("asked to stop"), "{log}");
+    cloud.s3.faults().down(false);
+    worker.drain();
 }
 
 /// Workers that begin in one place at the same time: what the one sees half of, the other has made meanwhile.

@@ -104,7 +104,7 @@ fn both_engines_give_the_same_gold() {
 }
 
 /// Every so many operations of the sweep: all of them are swept with the small engine.
-const STRIDE: usize = 9;
+const STRIDE: usize = 17;
 
 #[test]
 fn operations_of_two_workers_go_wrong_and_nothing_is_lost_or_doubled_with_the_sql_engine() {

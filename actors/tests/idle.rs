@@ -96,6 +96,7 @@ fn a_silent_shard_commits_hourly_until_when_it_was_read() {
         | ShardEffect::NotQuiet
         | ShardEffect::Finished
         | ShardEffect::Halt(_)
+        | ShardEffect::Skipped { .. }
         | ShardEffect::Tripped(_) => None,
     });
     let seal = seal.expect("an epoch");
@@ -112,7 +113,7 @@ fn barrier(effects: Vec<ShardEffect>) -> Option<Seal> {
     effects.into_iter().find_map(|effect| match effect {
         ShardEffect::Barrier(seal) => Some(*seal),
         ShardEffect::Fetch(_) | ShardEffect::Dispatch(_) | ShardEffect::Quiet | ShardEffect::NotQuiet => None,
-        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Tripped(_) => None,
+        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Skipped { .. } | ShardEffect::Tripped(_) => None,
     })
 }
 
@@ -135,14 +136,17 @@ fn a_gap_before_a_silent_shard_is_counted_once_with_the_evidence_after_which_no_
     let trimmed_before = Some(Position::START);
     let unclear = Read { trimmed_before, caught_up: false, fresh_us: Some(T0), ..nothing(T0) };
     assert!(!commits_a_bound(&machine.apply(ShardEvent::Read(unclear), T0)), "there may be records");
-    let mut seals = Vec::new();
+    let (mut seals, mut told) = (Vec::new(), 0);
     for (second, epoch) in (1..).zip(1..4) {
         let now_us = T0 + second * SECOND;
         let quiet = Read { trimmed_before, fresh_us: Some(now_us), ..nothing(now_us) };
-        seals.extend(barrier(machine.apply(ShardEvent::Read(quiet), now_us)));
+        let effects = machine.apply(ShardEvent::Read(quiet), now_us);
+        told += effects.iter().filter(|effect| matches!(effect, ShardEffect::Skipped { .. })).count();
+        seals.extend(barrier(effects));
         machine.apply(ShardEvent::Committed { epoch }, now_us);
     }
     assert_eq!(seals.iter().map(|seal| (seal.gaps, seal.fresh_us)).collect::<Vec<_>>(), [(1, Some(T0 + SECOND))]);
+    assert_eq!(told, 1, "people hear of it once");
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! sluicebox-load: makes input, measures the product and breaks it, all from outside.
 //!
-//! Owns: the arguments. Does not own: the events (sluicebox::demo_events, keys), the measuring (measure), the breaking (chaos),
-//! the simulated world (simulate).
+//! Owns: the arguments. Does not own: the events (sluicebox::demo_events, keys, hostile), the measuring (measure), the breaking
+//! (chaos), the simulated world (simulate).
 
 mod chaos;
+mod hostile;
 mod keys;
 mod measure;
 mod simulate;
@@ -29,6 +30,8 @@ enum Verb {
     Generate(Generate),
     /// Writes events with as many different keys as wanted, and a pipeline file that groups by them
     Keys(keys::Keys),
+    /// Writes records that are meant to hurt: as large as can be, cut, deep, not text, and bombs of compressed bytes
+    Hostile(hostile::Hostile),
     /// Puts files, drains and audits them with a sluicebox binary, and prints time and peak memory of each step
     Measure(measure::Measure),
     /// Kills a sluicebox binary again and again beside a producer, then compares all tables with a fold of its own
@@ -59,6 +62,7 @@ fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::Generate(args) => generate(&args, &mut std::io::stdout().lock()).map(|()| true),
         Verb::Keys(args) => keys::keys(&args).map(|()| true),
+        Verb::Hostile(args) => hostile::hostile(&args).map(|()| true),
         Verb::Measure(args) => measure::measure(&args),
         Verb::Chaos(args) => chaos::chaos(&args),
         Verb::Fleet(args) => chaos::fleet::fleet(&args),

@@ -24,6 +24,9 @@ pub(crate) struct Measure {
     /// The sluicebox binary; the one beside this program by default
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// Each file is one record, its bytes unchanged, as `sluicebox put --raw` takes them
+    #[arg(long)]
+    raw: bool,
     /// Settings for every step, as `sluicebox --set` takes them
     #[arg(long = "set")]
     sets: Vec<String>,
@@ -42,11 +45,9 @@ struct Step {
 pub(crate) fn measure(args: &Measure) -> anyhow::Result<bool> {
     let binary = super::product(args.binary.as_ref())?;
     let put: Vec<&str> = args.files.iter().map(|file| file.to_str().unwrap_or_default()).collect();
-    let steps: [(&str, Vec<&str>); 3] = [
-        ("put", ["put", "--arrival", "event"].into_iter().chain(put).collect()),
-        ("run --drain", vec!["run", "--drain"]),
-        ("audit", vec!["audit"]),
-    ];
+    let how: &[&str] = if args.raw { &["put", "--raw"] } else { &["put", "--arrival", "event"] };
+    let steps: [(&str, Vec<&str>); 3] =
+        [("put", how.iter().copied().chain(put).collect()), ("run --drain", vec!["run", "--drain"]), ("audit", vec!["audit"])];
     println!("{:<12} {:>9} {:>12}  ended", "step", "seconds", "peak RSS");
     let mut good = true;
     for (name, arguments) in steps {

@@ -12,6 +12,7 @@ use crate::observers::Observers;
 use crate::output::{Cell, Table, human};
 use crate::progress::{Progress, Unit};
 use crate::settings::Loaded;
+use crate::signals::Signals;
 use crate::source::Source;
 use crate::store::deaths::Deaths;
 use crate::topology::stores::patiently;
@@ -47,6 +48,7 @@ pub fn run(args: RunArgs, context: &Context) -> Result<Exit, CliError> {
 pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outcome, Counts), CliError> {
     let settings = &loaded.settings;
     let compiled = topology::compile(loaded)?;
+    let signals = Signals::catch()?;
     let (stores, _lock) = topology::Stores::for_run(context.data(), settings, context.clock())?;
     stores.check_tables(loaded, &compiled)??;
     let stream = Source::for_run(context.data(), settings, context.clock())?;
@@ -55,6 +57,8 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     // Before anything that may raise an alert, and before a fault in their settings could count as a death.
     let mut observers = Observers::start(settings, context.clock())?;
     let sinks = topology::sinks(loaded, context.data())?;
+    // From here on, an end that nobody asked for is a death that is looked into.
+    let stop = signals.run();
     let mut deaths = Deaths::begin(&stores.home, &rows)?;
     trial::look_at_suspects(&mut deaths, loaded, stream.port().as_ref(), &rows, context)?;
     let engine = compiled.engine.stepping_around(deaths.condemned()?);
@@ -63,7 +67,7 @@ pub fn pipeline(loaded: &Loaded, context: &Context, drain: bool) -> Result<(Outc
     let board = parts.board.clone();
     observers.watch(settings, board.clone(), context.clock());
     let mut progress = Progress::stderr("run", Unit::Records, total, context.clock());
-    let outcome = run::run(parts, context.data(), move |board: &Board| {
+    let outcome = run::run(parts, context.data(), stop, move |board: &Board| {
         progress.set(board.all().iter().filter_map(|(_, live)| live.position.as_dense()).sum());
     });
     let ended = deaths.end();

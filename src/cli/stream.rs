@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 use sluicebox_stream::api::{self, Limits, Options, Server};
 
 use super::{CliError, Context, Exit};
-use crate::run;
+use crate::{run, signals};
 
 /// What to do with the embedded stream.
 #[derive(Debug, Subcommand)]
@@ -58,7 +58,7 @@ pub fn run(verb: StreamVerb, context: &Context) -> Result<Exit, CliError> {
         root.display()
     ))?;
     run::block_on(api::serve(listener, server, async {
-        if let Err(error) = run::signal().await {
+        if let Err(error) = signals::asked().await {
             tracing::warn!(%error, "signals can't be received: stop with SIGKILL, it is safe");
             std::future::pending::<()>().await;
         }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use sluicebox_actors::history;
 
+use super::super::support::process::Ran;
 use super::*;
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -77,10 +78,11 @@ fn records_that_the_retention_took_while_nobody_read_halt_their_shard_or_are_one
     let stands = |rows: Vec<sluicebox_actors::model::row::ShardRow>| rows.into_iter().map(|row| row.position).collect::<Vec<_>>();
     assert_eq!(stands(away.site.rows()), stands(before), "nothing is read behind a gap");
     let site = away.site.set("stream.on_gap=continue");
-    site.drain();
+    let alerts = |ran: Ran| ran.err.lines().filter(|line| line.contains("alert=\"gap\"")).count();
+    assert_eq!(alerts(site.drain()), site.rows().len(), "one for each shard");
     let expected: BTreeMap<_, _> = site.rows().iter().map(|row| (row.shard.to_string(), 1)).collect();
     assert_eq!(gaps(&site), expected);
-    site.drain();
+    assert_eq!(alerts(site.drain()), 0, "nothing new is lost");
     assert_eq!(gaps(&site), expected, "counted once");
     site.ran(&["audit"]).expect(0, "audit");
 }

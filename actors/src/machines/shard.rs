@@ -56,7 +56,7 @@ pub fn idle_bound(mut machine: ShardMachine, read: Read, peers: Peers, now_us: i
     machine.apply(ShardEvent::Tick { peers, held: false }, now_us).into_iter().find_map(|effect| match effect {
         ShardEffect::Barrier(seal) => Some(seal.next.bound),
         ShardEffect::Fetch(_) | ShardEffect::Dispatch(_) | ShardEffect::Quiet | ShardEffect::NotQuiet => None,
-        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Tripped(_) => None,
+        ShardEffect::Finished | ShardEffect::Halt(_) | ShardEffect::Skipped { .. } | ShardEffect::Tripped(_) => None,
     })
 }
 
@@ -238,7 +238,10 @@ impl ShardMachine {
                     effects.push(ShardEffect::Halt(self.loss(resumes, read.ended.is_some())));
                     return;
                 }
-                OnGap::Continue => self.count_gap(&read),
+                OnGap::Continue => {
+                    let skipped = self.count_gap(&read).then(|| ShardEffect::Skipped { after: self.position, resumes });
+                    effects.extend(skipped);
+                }
             }
         }
         self.caught_up = read.caught_up && read.records.is_empty();
@@ -283,12 +286,15 @@ impl ShardMachine {
 
     /// A gap is told again with every read until the position has passed it, and to every generation. It is counted once, with
     /// what keeps the next one from being told: the records behind it, the shard's end, or evidence that nothing lay behind it.
-    fn count_gap(&mut self, read: &Read) {
+    /// Was it counted now?
+    fn count_gap(&mut self, read: &Read) -> bool {
         let silent = read.caught_up && read.fresh_us.is_some();
-        if (!read.records.is_empty() || read.ended.is_some() || silent) && self.gap_at != Some(self.position) {
+        let counts = (!read.records.is_empty() || read.ended.is_some() || silent) && self.gap_at != Some(self.position);
+        if counts {
             self.gaps += 1;
             self.gap_at = Some(self.position);
         }
+        counts
     }
 
     /// The bound that the next epoch would open with: from the data of earlier epochs, or, when idle, from the others.

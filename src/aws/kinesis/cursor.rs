@@ -253,6 +253,11 @@ impl Cursor {
         self.children.as_deref()
     }
 
+    /// Every record up to the shard's end was handed out.
+    pub fn is_over(&self) -> bool {
+        self.is_empty() && self.children.is_some()
+    }
+
     /// There is more, although the last answer was empty.
     pub fn has_more(&self) -> bool {
         self.restart.is_some() || self.iterator.is_some() && self.behind_ms != Some(0)

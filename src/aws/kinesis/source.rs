@@ -212,14 +212,25 @@ impl Poller {
                              listing is whole",
                         ));
                     }
-                    // What is not listed any more may still be read for a while.
-                    lock(&self.listed).extend(shards.iter().map(|info| (info.shard.clone(), info.clone())));
+                    self.remember(&shards);
                     return Ok(shards);
                 }
             }
             return Err(Fault::retry(format!("kinesis ListShards: more than {PAGES_MAX} pages")));
         }
         Err(Fault::retry("kinesis ListShards: the token for the next page expired again and again"))
+    }
+
+    /// What is not listed any more may still be read for a while; what was read to its end is not, so memory of it does not grow
+    /// with every shard that there ever was.
+    fn remember(&self, shards: &[ShardInfo]) {
+        let listed: HashSet<_> = shards.iter().map(|info| &info.shard).collect();
+        let is_over = |slot: &Slot| slot.reading.try_lock().is_ok_and(|reading| reading.cursor.is_over());
+        let mut slots = lock(&self.shards);
+        slots.retain(|shard, slot| listed.contains(shard) || !is_over(slot));
+        let mut known = lock(&self.listed);
+        known.retain(|shard, _| slots.contains_key(shard));
+        known.extend(shards.iter().map(|info| (info.shard.clone(), info.clone())));
     }
 
     async fn info(&self, shard: &ShardId) -> Result<ShardInfo> {

@@ -164,6 +164,13 @@ pub enum ShardEffect {
     Finished,
     /// Stop the generation for this reason.
     Halt(Fault),
+    /// Tell people that records are lost: those after the first position up to the second. They are counted with the next epoch.
+    Skipped {
+        /// What was read last before them.
+        after: Position,
+        /// The next one follows this.
+        resumes: Position,
+    },
     /// The breaker has tripped.
     Tripped(Trip),
 }

@@ -262,6 +262,27 @@ async fn the_end_of_a_shard_waits_for_its_children() {
     assert_eq!(read(&told, after(3)).await.expect("reads").ended, Some(children));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_shard_that_was_read_to_its_end_is_forgotten_when_it_is_not_listed_any_more() {
+    let children = vec![info(1, &[0], 0, u128::MAX, false)];
+    let whole = [vec![info(0, &[], 0, u128::MAX, true)], children.clone()].concat();
+    let stream = stream(&split(vec![whole.clone(), whole, children.clone()], children.clone()));
+    let remembered = || {
+        let poller = &stream.poller;
+        (lock(&poller.shards).contains_key(&shard(0)), lock(&poller.listed).contains_key(&shard(0)))
+    };
+    assert_eq!(read(&stream, Position::START).await.expect("reads").records.len(), 3);
+    stream.shards().await.expect("lists");
+    assert_eq!(remembered(), (true, true));
+    assert_eq!(read(&stream, after(3)).await.expect("reads").ended, Some(children.clone()));
+    assert_eq!(stream.shards().await.expect("lists"), children);
+    assert_eq!(remembered(), (false, false));
+    // Whoever asks again gets the same again.
+    assert_eq!(read(&stream, Position::START).await.expect("reads").records.len(), 3);
+    stream.shards().await.expect("lists");
+    assert!(remembered().0, "it is being read");
+}
+
 /// Kinesis records with so many sub-records each; one is a plain record.
 fn packed(counts: &[usize]) -> Vec<RawRecord> {
     let payload = |count: usize| match count {

@@ -1,4 +1,5 @@
-//! Row 1 of the matrix, over a bucket: a worker dies at every point that is named, and the next one makes the tables of a quiet run.
+//! Row 1 of the matrix, over a bucket: a worker dies at every point that is named, and the next one makes the tables of a quiet
+//! run.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
@@ -23,7 +24,8 @@ fn dies_at(local: &Site, expected: &Evidence, point: &str, passing: u32) -> bool
         // Something must be there to take over: an epoch, and outputs that are not visible.
         worker().crash("commit.after_swap:3");
     }
-    let mut command = worker().command(&["run", "--drain"]);
+    let dying = worker();
+    let mut command = dying.command(&["run", "--drain"]);
     command.env("SLUICEBOX_CRASH", format!("{point}:{passing}"));
     let Ran { code, signal, err, .. } = Ran::of(command);
     let died = signal == Some(ABORTED);

@@ -121,8 +121,8 @@ impl ShardActor {
             ShardEffect::Halt(fault) => self.generation.end("shard", Exit::from_fault(fault)),
             ShardEffect::Skipped { after, resumes } => tracing::error!(
                 alert = "gap", shard = %self.shard, %after, %resumes,
-                "the stream has forgotten records of this shard before they were read: they are lost, and counted as a gap in the \
-                 ledger as stream.on_gap = \"continue\" says"
+                "the stream has forgotten records of this shard before they were read: they are lost, and counted as a gap in \
+                 the ledger as stream.on_gap = \"continue\" says"
             ),
             ShardEffect::Tripped(Trip { failed, records, reason, of_reason }) => {
                 self.board.update(&self.shard, |live| live.life = Life::Tripped);

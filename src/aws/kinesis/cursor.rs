@@ -85,6 +85,8 @@ pub struct Cursor {
     gap_fresh_us: Option<i64>,
     // Until the horizon has answered.
     restart: Option<Restart>,
+    // Its end was handed out.
+    over: bool,
     weight_each: usize,
 }
 
@@ -253,9 +255,9 @@ impl Cursor {
         self.children.as_deref()
     }
 
-    /// Every record up to the shard's end was handed out.
+    /// Its reader knows that it has ended.
     pub fn is_over(&self) -> bool {
-        self.is_empty() && self.children.is_some()
+        self.over
     }
 
     /// There is more, although the last answer was empty.
@@ -293,6 +295,7 @@ impl Cursor {
             self.gap = None;
         }
         let all = self.waiting.is_empty();
+        self.over = children.is_some();
         let caught_up = all && (self.behind_ms == Some(0) || self.children.is_some());
         let behind_us = match records.last() {
             Some(last) if !all => Some(self.now_us.saturating_sub(last.arrival_us)),

@@ -20,8 +20,12 @@ const EVENTS: u64 = 2_500;
 
 /// A stream of one shard, so that it is known whose call is whose.
 fn one_shard() -> Site {
+    one_shard_of(EVENTS)
+}
+
+fn one_shard_of(count: u64) -> Site {
     let site = Site::empty().set("stream.shards=1");
-    site.put(events(EVENTS).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
+    site.put(events(count).map(|(event, arrival_us)| (event, arrival_us / 1_000 * 1_000)));
     site
 }
 

@@ -108,7 +108,8 @@ fn sigterm_commits_what_was_read_and_ends_well() {
     assert_eq!(rows.len(), before.len());
     for (row, read) in rows.iter().zip(before) {
         let committed = row.position.as_dense().unwrap_or(0);
-        assert!(row.epoch == 1 && committed >= read, "{}: epoch {}, {committed} of {read}", row.shard, row.epoch);
+        // What a read brings that was under way is one epoch more.
+        assert!((1..=2).contains(&row.epoch) && committed >= read, "{}: epoch {}, {committed} of {read}", row.shard, row.epoch);
     }
     assert_eq!(site.invisible(), 0);
     site.ran(&["audit"]).expect(0, "audit after SIGTERM");

@@ -1,4 +1,4 @@
-//! The life of a run: threads, signals, status for people, and the end.
+//! The life of a run: threads, status for people, and the end.
 //!
 //! Owns: the actix system and its arbiters, for a run and for invocations, `state/status.json`. Does not own: what runs
 //! (sluicebox_actors::pipeline), what it runs on (topology), who asks it to end (signals).

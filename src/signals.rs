@@ -54,7 +54,7 @@ impl Signals {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fault)?;
         let caught = {
             let _context = runtime.enter();
-            (signal(SignalKind::terminate()).map_err(fault)?, signal(SignalKind::interrupt()).map_err(fault)?)
+            Caught::begin().map_err(fault)?
         };
         let (asks, stop) = watch::channel(false);
         let phase = Arc::new(Mutex::new(Phase::Beginning));
@@ -80,15 +80,11 @@ impl Drop for Signals {
     }
 }
 
-async fn answer((mut terminate, mut interrupt): (Signal, Signal), phase: Arc<Mutex<Phase>>, asks: watch::Sender<bool>) {
+async fn answer(mut caught: Caught, phase: Arc<Mutex<Phase>>, asks: watch::Sender<bool>) {
     loop {
-        let (caught, terminates) = tokio::select! {
-            caught = terminate.recv() => (caught, true),
-            caught = interrupt.recv() => (caught, false),
-        };
-        if caught.is_none() {
+        let Some(terminates) = caught.next().await else {
             return tracing::warn!("signals can't be received any more: stop with SIGKILL, it is safe");
-        }
+        };
         let mut phase = phase.lock().unwrap_or_else(PoisonError::into_inner);
         let (next, act) = phase.signalled(terminates);
         *phase = next;
@@ -108,10 +104,27 @@ async fn answer((mut terminate, mut interrupt): (Signal, Signal), phase: Arc<Mut
 
 /// Waits until somebody asks the process to stop.
 pub async fn asked() -> std::io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        interrupted = tokio::signal::ctrl_c() => interrupted,
-        _ = terminate.recv() => Ok(()),
+    // None: no signal comes any more, and nobody would be heard.
+    Caught::begin()?.next().await.map(drop).ok_or_else(|| std::io::ErrorKind::BrokenPipe.into())
+}
+
+/// Both signals as they come.
+struct Caught {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Caught {
+    fn begin() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Is it SIGTERM? None when none can come any more.
+    async fn next(&mut self) -> Option<bool> {
+        tokio::select! {
+            caught = self.terminate.recv() => caught.map(|()| true),
+            caught = self.interrupt.recv() => caught.map(|()| false),
+        }
     }
 }
 

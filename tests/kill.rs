@@ -56,14 +56,14 @@ fn crash_at(layers: &[&str]) {
     }
 }
 
-fn layer(point: &str) -> &str {
+pub(crate) fn layer(point: &str) -> &str {
     point.split_once('.').map_or(point, |(layer, _)| layer)
 }
 
-const STARTING: [&str; 2] = ["start", "takeover"];
+pub(crate) const STARTING: [&str; 2] = ["start", "takeover"];
 const WORKING: [&str; 4] = ["shard", "partition", "writer", "dlq"];
-const COMMITTING: [&str; 2] = ["commit", "publish"];
-const EMITTING: [&str; 3] = ["gold", "base", "collect"];
+pub(crate) const COMMITTING: [&str; 2] = ["commit", "publish"];
+pub(crate) const EMITTING: [&str; 3] = ["gold", "base", "collect"];
 
 #[test]
 fn a_crash_while_a_shard_is_taken_over_leaves_no_trace() {

@@ -5,6 +5,7 @@ mod collect;
 mod commit;
 mod crash;
 mod drain;
+mod epoch;
 mod faults;
 mod fleet;
 mod gold;

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 
 use sluicebox_actors::toolkit::crash::POINTS;
 
+use super::super::kill::{COMMITTING, EMITTING, STARTING, layer};
 use super::super::support::site::Evidence;
 use super::*;
 
@@ -13,21 +14,17 @@ const AT_ONCE: usize = 4;
 /// Each case is a stream that is read twice, and looked at whole.
 const SOME: u64 = 1_300;
 
-/// Layers below the store do what they do over a directory; sinks have tests of their own.
-const ELSEWHERE: [&str; 5] = ["shard", "partition", "writer", "dlq", "feed"];
-
 /// The first time a worker begins with nothing; what comes again and again has left its traces the second time.
 fn passing(point: &str) -> u32 {
-    let again = ["commit.", "publish.", "gold."];
-    if again.iter().any(|layer| point.starts_with(layer)) { 2 } else { 1 }
+    if ["commit", "publish", "gold"].contains(&layer(point)) { 2 } else { 1 }
 }
 
 fn dies_at(local: &Site, expected: &Evidence, point: &str) {
     let cloud = Cloud::with_stream_of(local);
     // Of many small epochs some are collected for certain.
-    let collects = ["base.", "collect."].iter().any(|layer| point.starts_with(layer));
+    let collects = ["base", "collect"].contains(&layer(point));
     let worker = || if collects { slow(&cloud).set("collect.after_epochs=2") } else { even(&cloud) }.set("store.failover=1s");
-    if point.starts_with("takeover") {
+    if layer(point) == "takeover" {
         // Something must be there to take over: an epoch, and outputs that are not visible.
         worker().crash("commit.after_swap:3");
     }
@@ -41,8 +38,10 @@ fn a_crash_at_every_point_over_a_bucket_leaves_no_trace() {
     let local = one_shard_of(SOME);
     let again = Site::with_stream_of(&local);
     let expected = local.finish();
-    let here = |point: &&str| !ELSEWHERE.contains(&point.split('.').next().unwrap_or_default());
-    let todo: Mutex<Vec<_>> = Mutex::new(POINTS.iter().map(|(point, _)| *point).filter(here).collect());
+    // Whoever works between a read and the commit does as over a directory; sinks have tests of their own.
+    let layers = [&STARTING[..], &COMMITTING, &EMITTING].concat();
+    let here = POINTS.iter().map(|(point, _)| *point).filter(|point| layers.contains(&layer(point)));
+    let todo: Mutex<Vec<_>> = Mutex::new(here.collect());
     assert!(todo.lock().unwrap().len() > 10);
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {

@@ -155,13 +155,8 @@ impl Drop for RaisedAtTheEnd {
 /// committed is visible. A shard that was read to its end is taken over by nobody who would do it later; where it can't be done
 /// now, the store's own rule for uploads that were abandoned does it.
 pub(super) async fn sweep(parts: &Parts, shard: &ShardId, lease_epoch: u64) {
-    let swept = async {
-        match parts.rows.shard(shard).await?.filter(|row| row.lease_epoch == lease_epoch) {
-            Some(row) => parts.outputs.discard_staged(CommitPermit::won(row.lease_epoch, row.epoch), shard, &[]).await,
-            None => Ok(0),
-        }
-    };
-    if let Err(fault) = swept.await {
+    let Some(live) = parts.board.get(shard) else { return };
+    if let Err(fault) = parts.outputs.discard_staged(CommitPermit::won(lease_epoch, live.epoch), shard, &[]).await {
         tracing::warn!(%shard, %fault, "what was begun and never committed stays stored");
     }
 }
@@ -233,17 +228,11 @@ async fn turn(
         () = patience, if !parts.config.shard.drain => Err(Fault::bug("gold was left without an end")),
     };
     drop(heart);
-    match ended {
-        Ok(GoldEnd::Lost) if !handed_over.is_raised() => Ok(GoldEnd::Lost),
-        Ok(GoldEnd::Finished | GoldEnd::Lost) => {
-            let_go(fleet.leases.as_ref(), &lease).await;
-            Ok(GoldEnd::Finished)
-        }
-        Err(fault) => {
-            let_go(fleet.leases.as_ref(), &lease).await;
-            Err(fault)
-        }
+    if matches!(ended, Ok(GoldEnd::Lost)) && !handed_over.is_raised() {
+        return ended;
     }
+    let_go(fleet.leases.as_ref(), &lease).await;
+    ended.map(|_finished_or_handed_over| GoldEnd::Finished)
 }
 
 /// None when told to finish before it could be had: then it is another worker's business, unless everything is being drained.

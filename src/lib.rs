@@ -75,6 +75,7 @@ pub mod engine {
 
 /// Rows, objects and tables on a local disk.
 pub mod store {
+    mod again;
     pub mod blobs;
     pub mod bucket;
     pub mod data_files;

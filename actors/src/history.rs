@@ -1,7 +1,8 @@
 //! What was committed before: taking a shard over, and reading its chain of epochs back.
 //!
-//! Owns: the lease CAS, the publication of pending outputs at takeover, what is told of one that is lost, walking epoch objects.
-//! Does not own: new commits (machines/commit), the ledger (history/ledger).
+//! Owns: the lease CAS, the publication of pending outputs at takeover, walking epoch objects.
+//! Does not own: new commits (machines/commit), what becomes of an output that is lost (pipeline/rebuild), the ledger
+//! (history/ledger).
 
 pub mod ledger;
 
@@ -11,11 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::machines::commit::{Committed, History};
-use crate::model::epoch::{EpochObject, Hash, ObjectRef, PendingOutput};
+use crate::model::epoch::{EpochHeader, EpochObject, Hash, ObjectRef, PendingOutput};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
-use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Recall, Rows};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, LedgerFiles, Outputs, Publication, Recall, Rows};
 use crate::toolkit::crash;
 use crate::toolkit::pause::Pause;
 
@@ -36,6 +37,17 @@ pub struct Taken {
     pub newest: Option<Committed>,
     /// Outputs that this takeover made visible or found visible.
     pub published: usize,
+    /// Outputs of committed epochs that can't be made visible any more.
+    pub lost: Vec<LostOutput>,
+}
+
+/// An output that was staged whole, and is neither held nor visible.
+#[derive(Clone, Debug)]
+pub struct LostOutput {
+    /// The output.
+    pub output: PendingOutput,
+    /// How it is seen that it is lost.
+    pub why: String,
 }
 
 /// Takes the lease of a shard and finishes what its last owner may have left half done.
@@ -57,7 +69,7 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
     crash::pass("takeover.after_lease");
     let shard = &row.shard;
     let permit = CommitPermit::won(row.lease_epoch, row.epoch);
-    let (mut history, mut newest, mut published) = (History::default(), None, 0);
+    let (mut history, mut newest, mut published, mut lost) = (History::default(), None, 0, Vec::new());
     if let Some(object) = &row.object {
         let epoch = match read(blobs, object).await {
             Ok(epoch) => epoch,
@@ -69,11 +81,11 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
             return Err(Fault::corrupt(format!("the newest epoch object of {shard} does not belong to its row: {}", object.key)));
         }
         for held in &pending {
-            if let Err(fault) = outputs.publish(permit, held).await {
-                tell_if_lost(blobs, &row, &held.output, &fault).await;
-                return Err(fault);
+            match outputs.publish(permit, held).await {
+                Ok(Publication::Visible) => published += 1,
+                Ok(Publication::Lost(why)) => lost.push(LostOutput { output: held.output.clone(), why }),
+                Err(fault) => return Err(unless_overtaken(rows, &row, fault).await),
             }
-            published += 1;
             crash::pass("takeover.after_publish");
         }
         history = History::after(&header);
@@ -88,7 +100,7 @@ pub async fn recover(rows: &dyn Rows, blobs: &dyn Blobs, outputs: &dyn Outputs, 
             blobs.delete(&key).await?;
         }
     }
-    Ok(Taken { row, history, newest, published })
+    Ok(Taken { row, history, newest, published, lost })
 }
 
 /// What was committed of how far a shard is read; none where nobody has begun to. Of a shard of which nothing was, its parents
@@ -188,6 +200,21 @@ async fn opening_bound(rows: &dyn Rows, row: &ShardRow) -> Result<crate::model::
     Ok(bound.unwrap_or(row.bound).max(row.bound))
 }
 
+/// A fault for which a person would have to look, of whoever works under the lease of this row: if somebody newer has the shard,
+/// he may have mended or removed what is missed or strange here, and being fenced is all that there is to tell.
+pub async fn unless_overtaken(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> Fault {
+    if fault.kind() != Kind::Corrupt {
+        return fault;
+    }
+    match rows.shard(&row.shard).await {
+        Ok(Some(now)) if now.lease_epoch != row.lease_epoch => {
+            Fault::fenced(format!("{} belongs to lease {} now, at epoch {}", row.shard, now.lease_epoch, now.epoch))
+        }
+        Ok(Some(_) | None) => fault,
+        Err(unknown) => unknown,
+    }
+}
+
 /// What it means that a shard's newest object is damaged or missing. While the row names it: damage. When the row has moved on,
 /// somebody newer has committed and collected since it was read: whoever asked is fenced.
 pub async fn damage_or_fence(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> Fault {
@@ -201,22 +228,15 @@ pub async fn damage_or_fence(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> F
     }
 }
 
-/// Raises the alert for an output of a committed epoch that can be made visible no more, with the slice of the stream that it
-/// holds. That slice is not read again: its records are counted, in Gold and in the ledger.
-pub async fn tell_if_lost(blobs: &dyn Blobs, row: &ShardRow, output: &PendingOutput, fault: &Fault) {
-    if fault.kind() != Kind::Corrupt {
-        return;
+/// The head of a committed epoch, out of its object or, where that is collected, its line in the ledger.
+pub async fn header_of(blobs: &dyn Blobs, ledger: &dyn LedgerFiles, row: &ShardRow, epoch: u64) -> Result<EpochHeader> {
+    let links = chain(blobs, row, epoch.saturating_sub(1)).await?;
+    if let Some(link) = links.into_iter().find(|link| link.epoch.header.epoch == epoch) {
+        return Ok(link.epoch.header);
     }
-    let links = chain(blobs, row, output.epoch.saturating_sub(1)).await.unwrap_or_default();
-    let header = links.into_iter().map(|link| link.epoch.header).find(|header| header.epoch == output.epoch);
-    let (from, to) = header.map_or_else(|| ("?".into(), "?".into()), |header| (header.from.to_string(), header.to.to_string()));
-    tracing::error!(
-        alert = "output_lost",
-        shard = %row.shard, epoch = output.epoch, path = output.path, rows = output.rows, from, to, %fault,
-        "a file of a committed epoch is lost: its records, those after `from` up to and with `to`, are missing from that table \
-         until the pipeline is run anew under another name while the stream still has them; state, Gold and all other files are \
-         unharmed"
-    );
+    let line = ledger.lines(&row.shard).await?.into_iter().find(|line| line.header.epoch == epoch);
+    let missing = || Fault::corrupt(format!("epoch {epoch} of {} is neither kept nor in the ledger", row.shard));
+    line.map(|line| line.header).ok_or_else(missing)
 }
 
 /// Reads an epoch object and holds it to its reference.

@@ -7,6 +7,7 @@ mod crew;
 mod fleet;
 mod handed;
 mod ingest;
+mod rebuild;
 mod supervisor;
 mod tick;
 mod turn;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use self::crew::Crew;
+use crate::machines::commit::CommitConfig;
 use crate::machines::restart::RestartConfig;
 use crate::machines::shard::ShardConfig;
 use crate::model::fault::{Fault, Result};
@@ -30,7 +32,7 @@ use crate::model::letter::Postmark;
 use crate::model::position::{Position, ShardId};
 use crate::model::row::{ShardRow, ShardState};
 use crate::ports::{Blobs, Clock, Engine, GoldFiles, Leases, LedgerFiles, Outputs, Rows, ShardInfo, Stream};
-use crate::shells::commit::retrying;
+use crate::shells::commit::{Steps, retrying};
 use crate::shells::feed::{self, FeedParts, Feeders, Sinks};
 use crate::shells::gold::{self, GoldConfig, GoldEnd};
 use crate::shells::message::NewEpoch;
@@ -242,6 +244,22 @@ impl Parts {
             created_us: self.config.created_us,
             shared: self.fleet.is_some(),
             drain: self.config.shard.drain,
+        }
+    }
+
+    fn steps(&self) -> Steps {
+        let Self { rows, blobs, outputs, clock, .. } = self.clone();
+        Steps { rows, blobs, outputs, clock }
+    }
+
+    fn commit_config(&self, partitions: usize) -> CommitConfig {
+        CommitConfig {
+            pipeline: self.config.pipeline.clone(),
+            fingerprint: self.config.postmark.fingerprint.to_string(),
+            bronze_on: self.config.bronze_on,
+            handed_after: None,
+            partitions,
+            tables: self.engine.tables().to_vec(),
         }
     }
 

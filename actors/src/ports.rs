@@ -178,6 +178,28 @@ pub trait LetterFile: Send {
     fn finish(self: Box<Self>) -> Result<Vec<PendingOutput>>;
 }
 
+/// Writes lost files of one committed epoch of one shard once more. It is given all that the epoch took in.
+pub trait Rewriting: Send {
+    /// Raw records.
+    fn bronze(&mut self, slice: &RawSlice) -> Result<()>;
+    /// Silver rows.
+    fn silver(&mut self, rows: &RecordBatch) -> Result<()>;
+    /// Letters.
+    fn letters(&mut self, letters: &[Letter]) -> Result<()>;
+    /// Closes and makes durable: for each lost file one with its `path`, its epoch and as many rows, in the same order. `Corrupt`
+    /// where the rows that came do not fill them exactly.
+    fn finish(self: Box<Self>) -> Result<Vec<PendingOutput>>;
+}
+
+/// What came of publishing a file.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Publication {
+    /// Readers see it.
+    Visible,
+    /// It was staged whole, and now it is neither held nor visible, for this reason: it can only be made once more.
+    Lost(String),
+}
+
 /// Proof that a commit was won. Only `CommitPermit::won` makes one and only the commit machine may call it; whatever becomes
 /// visible to readers asks for it.
 #[derive(Clone, Copy, Debug)]
@@ -210,9 +232,17 @@ pub trait Outputs: Send + Sync {
     async fn hold(&self, staged: Vec<PendingOutput>) -> Result<Vec<HeldOutput>> {
         Ok(staged.into_iter().map(HeldOutput::from).collect())
     }
-    /// Makes one staged file visible. Idempotent: an output that is already visible with the same hash is fine; one that is
-    /// neither held nor visible is `Corrupt` (`output_lost`).
-    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()>;
+    /// Makes one staged file visible. Idempotent: an output that is already visible with the same hash is fine.
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<Publication>;
+    /// Begins to write files of one committed epoch of one shard once more. `kept` are visible files of that epoch in the same
+    /// folders: what they hold is left out.
+    async fn again(
+        &self,
+        shard: &ShardId,
+        lease_epoch: u64,
+        lost: &[PendingOutput],
+        kept: &[PendingOutput],
+    ) -> Result<Box<dyn Rewriting>>;
     /// Deletes staged files of this shard that no pending output names; the number deleted.
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64>;
     /// Bytes of a visible file from `offset` on, at most so many and, before its end, at least one; none = it is not visible yet.

@@ -62,6 +62,7 @@ fn random_fleets_that_share_no_disk_lose_and_double_nothing() {
     for situation in [
         "a file is held in its epoch object",
         "a file is held as an upload",
+        "a file of a committed epoch is written once more",
         "a file is published by its owner's successor",
         "a file is published again",
         "an upload that nobody named is ended",

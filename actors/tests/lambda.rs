@@ -19,7 +19,7 @@ use crate::threads::for_each_below;
 const SEEDS: u64 = 300;
 
 /// What the seeds are for: it must have happened.
-const SITUATIONS: [&str; 15] = [
+const SITUATIONS: [&str; 16] = [
     "a batch is done in part",
     "a batch is halved",
     "a child opens",
@@ -29,6 +29,7 @@ const SITUATIONS: [&str; 15] = [
     "a shard is let go",
     "a stale commit is refused",
     "a stale lease is refused",
+    "a file of a committed epoch is written once more",
     "a tick takes the shards of a worker that is gone",
     "an idle shard's bound moves",
     "one batch is handed to two at once",

@@ -45,12 +45,14 @@ fn thousands_of_random_worlds_with_random_faults_lose_and_double_nothing_and_mee
 }
 
 /// What a swarm is for: it must have happened, or the seeds prove less than they seem to.
-const SITUATIONS: [&str; 26] = [
+const SITUATIONS: [&str; 28] = [
     "a base is deleted",
     "a child opens",
     "a content is deleted",
     "a file is published again",
     "a file is published by its owner's successor",
+    "a file of a committed epoch is lost",
+    "a file of a committed epoch is written once more",
     "a filtered record",
     "a late record",
     "a letter for a bad record",

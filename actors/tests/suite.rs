@@ -15,6 +15,7 @@ mod ledger;
 mod outlet;
 mod partition;
 mod provisional;
+mod rebuild;
 mod seeds;
 mod sinks;
 mod supervise;

@@ -18,7 +18,7 @@ use super::letter_rows::timestamp;
 const BATCH_LINKS: usize = 256;
 
 /// The columns of the table `ledger`: `from` and `to` are sequence numbers (`from` null at the start), counts are records,
-/// `collected` says that only the line is left of the epoch object.
+/// `rebuilt` counts files of earlier epochs that it names anew, `collected` says that only the line is left of the epoch object.
 pub fn schema() -> SchemaRef {
     let text = |name: &str| Field::new(name, DataType::Utf8, true);
     let number = |name: &str| Field::new(name, DataType::Int64, true);
@@ -41,6 +41,7 @@ pub fn schema() -> SchemaRef {
         number("too_late"),
         number("letters"),
         number("outputs"),
+        number("rebuilt"),
         text("digest"),
         Field::new("collected", DataType::Boolean, true),
     ]))
@@ -116,6 +117,7 @@ fn batch(lines: &[Line]) -> Result<RecordBatch> {
         number(&|h| h.counts.too_late_total()),
         number(&|h| h.counts.letters),
         number(&|h| h.outputs.len() as u64),
+        number(&|h| h.rebuilt.len() as u64),
         text(&|l| Some(l.digest.clone())),
         Arc::new(lines.iter().map(|line| Some(line.collected)).collect::<arrow::array::BooleanArray>()),
     ];

@@ -53,19 +53,8 @@ impl DiskDataFiles {
     }
 
     fn take_bronze(&mut self, slice: &RawSlice) -> Result<()> {
-        let mut rest = slice.records.as_slice();
-        while let Some(first) = rest.first() {
-            let hour = paths::hour_of(first.arrival_us);
-            let run = run_of(rest, hour);
-            let (run, after) = rest.split_at(run);
-            rest = after;
-            let batch = match self.options.bronze {
-                Format::Parquet => bronze_batch(slice, run)?,
-                Format::Ndjson | Format::NdjsonGzip => bronze_text_batch(slice, run)?,
-            };
-            self.write((OutputClass::Bronze, hour, String::new()), &batch)?;
-        }
-        Ok(())
+        let format = self.options.bronze;
+        bronze_pieces(slice, format, &mut |hour, rows| self.write((OutputClass::Bronze, hour, String::new()), rows))
     }
 
     fn take_silver(&mut self, rows: &RecordBatch) -> Result<()> {
@@ -99,8 +88,7 @@ impl DiskDataFiles {
             OutputClass::Silver => self.options.silver,
             OutputClass::Dlq => return Err(Fault::bug("letters are no data files")),
         };
-        let hour = paths::hour_folder(*hour);
-        let within = if values.is_empty() { hour } else { format!("{hour}/{values}") };
+        let within = folder(*hour, values);
         let (ticket, file) = self.staging.create(*class, &within, format.extension())?;
         let file = RowFile::new(format, file, first, self.options.row_group_bytes)?;
         Ok(OpenFile { ticket, file, rows: 0, last_used: 0 })
@@ -176,6 +164,33 @@ impl DataFiles for DiskDataFiles {
         self.close_all()?;
         Ok(self.closed)
     }
+}
+
+/// Where rows of an hour and of these partition values lie, within their table.
+pub(crate) fn folder(hour: i64, values: &str) -> String {
+    let hour = paths::hour_folder(hour);
+    if values.is_empty() { hour } else { format!("{hour}/{values}") }
+}
+
+/// Calls `with` for each hour of arrival and its rows of Bronze, as often as rows of one hour come in a row.
+pub(crate) fn bronze_pieces(
+    slice: &RawSlice,
+    format: Format,
+    with: &mut dyn FnMut(i64, &RecordBatch) -> Result<()>,
+) -> Result<()> {
+    let mut rest = slice.records.as_slice();
+    while let Some(first) = rest.first() {
+        let hour = paths::hour_of(first.arrival_us);
+        let run = run_of(rest, hour);
+        let (run, after) = rest.split_at(run);
+        rest = after;
+        let batch = match format {
+            Format::Parquet => bronze_batch(slice, run)?,
+            Format::Ndjson | Format::NdjsonGzip => bronze_text_batch(slice, run)?,
+        };
+        with(hour, &batch)?;
+    }
+    Ok(())
 }
 
 /// How many records from the front share this arrival hour and fit into one batch.

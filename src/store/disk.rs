@@ -266,6 +266,13 @@ pub(crate) fn exists(path: &Path) -> Result<bool> {
     path.try_exists().map_err(|error| io_fault("looking for", path, &error))
 }
 
+/// Adds to a file's end; makes it if it is not there.
+pub(crate) fn append(path: &Path, data: &[u8]) -> Result<()> {
+    let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+    let written = file.and_then(|mut file| io::Write::write_all(&mut file, data));
+    written.map_err(|error| io_fault("writing", path, &error))
+}
+
 /// Reads whole; none if there is no such file.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match std::fs::read(path) {

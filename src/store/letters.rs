@@ -37,8 +37,7 @@ impl DiskLetterFile {
 
     fn take(&mut self, letter: &Letter) -> Result<()> {
         // The text is made first: a letter is in the file whole or not at all.
-        let mut line = serde_json::to_vec(letter).map_err(|error| Fault::bug(format!("writing a letter: {error}")))?;
-        line.push(b'\n');
+        let line = line_of(letter)?;
         let day = paths::day_of(letter.arrival_us);
         if !self.open.contains_key(&day) {
             self.make_room()?;
@@ -62,6 +61,13 @@ impl DiskLetterFile {
         }
         Ok(())
     }
+}
+
+/// A letter as it stands in its file.
+pub(crate) fn line_of(letter: &Letter) -> Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(letter).map_err(|error| Fault::bug(format!("writing a letter: {error}")))?;
+    line.push(b'\n');
+    Ok(line)
 }
 
 impl LetterFile for DiskLetterFile {

@@ -3,18 +3,20 @@
 //! Owns: publication, its idempotence and its refusal of damage; the deletion of staged files that nobody names. Does not own:
 //! how the files are written (data_files, letters), who may publish (the commit machine, through its permit).
 
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::{Held, HeldOutput, PendingOutput};
+use sluicebox_actors::model::epoch::{Held, HeldOutput, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
-use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs};
+use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs, Publication, Rewriting};
 use sluicebox_actors::toolkit::crash;
 
+use super::again::{self, Again};
 use super::data_files::DiskDataFiles;
 use super::disk::{self, Disk, blocking};
 use super::home::Home;
@@ -74,29 +76,30 @@ impl DiskOutputs {
         Staging::new(&self.disk, &self.written, shard, lease_epoch, epoch)
     }
 
-    fn publish_now(&self, committed: u64, output: &PendingOutput) -> Result<()> {
+    pub(super) fn publish_now(&self, committed: u64, output: &PendingOutput) -> Result<Publication> {
         if output.epoch > committed {
             return Err(Fault::bug(format!("a file of epoch {} before its commit", output.epoch)));
         }
         let (staged, path) = self.places(output)?;
-        if !disk::exists(&path)? && self.check_staged(&staged, output)? {
-            disk::parent(&path).and_then(|parent| self.disk.ensure_dir(parent))?;
-            std::fs::rename(&staged, &path).map_err(|error| disk::io_fault("publishing", &path, &error))?;
-            crash::pass("publish.after_rename");
-        } else if disk::exists(&path)? {
+        let is_staged = if disk::exists(&path)? { None } else { Some(self.check_staged(&staged, output)?) };
+        match is_staged {
+            Some(Ok(())) => {
+                disk::parent(&path).and_then(|parent| self.disk.ensure_dir(parent))?;
+                std::fs::rename(&staged, &path).map_err(|error| disk::io_fault("publishing", &path, &error))?;
+                crash::pass("publish.after_rename");
+            }
             // Looked for again: a late call of the generation before may have moved it between the two looks above.
-            self.check_visible(&path, output)?;
-            disk::remove(&staged)?;
-        } else {
-            return Err(Fault::corrupt(format!(
-                "output_lost: {} was committed but is neither staged nor visible: restore it from a backup",
-                output.path
-            )));
+            Some(Err(_)) | None if disk::exists(&path)? => {
+                self.check_visible(&path, output)?;
+                disk::remove(&staged)?;
+            }
+            Some(Err(why)) => return Ok(Publication::Lost(why)),
+            None => return Err(Fault::retry(format!("{} vanished while it was published", output.path))),
         }
         // Also where it was visible already: the try that moved it may have died before its sync.
         disk::sync_dir(disk::parent(&path)?)?;
         self.written.remove(&output.staged);
-        Ok(())
+        Ok(Publication::Visible)
     }
 
     /// Both places, only where staged files and this table's files may lie.
@@ -135,25 +138,39 @@ impl DiskOutputs {
         }
     }
 
-    /// Is it there, whole?
-    fn check_staged(&self, staged: &Path, output: &PendingOutput) -> Result<bool> {
+    /// Is it there, whole? If not, what is wrong with it.
+    fn check_staged(&self, staged: &Path, output: &PendingOutput) -> Result<Result<(), String>> {
+        let gone = || Err(format!("{} was committed but is neither staged nor visible", output.path));
         let len = match std::fs::metadata(staged) {
             Ok(found) => found.len(),
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(gone()),
             Err(error) => return Err(disk::io_fault("looking for", staged, &error)),
         };
         // What this process wrote and hashed itself is not read again; after a restart everything is.
         if len == output.len && self.written.contains(&output.staged) {
-            return Ok(true);
+            return Ok(Ok(()));
         }
-        match disk::hash_file(staged)? {
-            None => Ok(false),
-            Some((len, sha256)) if len == output.len && sha256 == output.sha256 => Ok(true),
-            Some(_) => Err(Fault::corrupt(format!(
-                "output_lost: the staged file of {} has other bytes than were committed: restore it from a backup",
-                output.path
-            ))),
+        Ok(match disk::hash_file(staged)? {
+            None => gone(),
+            Some((len, sha256)) if len == output.len && sha256 == output.sha256 => Ok(()),
+            Some(_) => Err(format!("the staged file of {} has other bytes than were committed", output.path)),
+        })
+    }
+
+    /// Begins to write lost files once more; the rows of the visible ones are read from `kept`.
+    pub(crate) fn begin_again(
+        &self,
+        shard: &ShardId,
+        lease_epoch: u64,
+        lost: &[PendingOutput],
+        kept: &[(OutputClass, PathBuf)],
+    ) -> Result<Box<dyn Rewriting>> {
+        let epoch = lost.first().map_or(0, |output| output.epoch);
+        let mut rows = HashSet::new();
+        for (class, path) in kept {
+            rows.extend(again::coordinates(path, *class)?.into_iter().map(|coordinate| (*class, coordinate)));
         }
+        Ok(Box::new(Again::new(self.staging(shard, lease_epoch, epoch)?, self.options.clone(), lost, rows)?))
     }
 
     /// Deletes what earlier leases, or this lease's epochs up to the committed one, left and nobody names. Files that this
@@ -184,7 +201,19 @@ impl Outputs for DiskOutputs {
         Ok(Box::new(DiskLetterFile::new(self.staging(shard, lease_epoch, epoch)?, self.options.open_files)))
     }
 
-    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()> {
+    async fn again(
+        &self,
+        shard: &ShardId,
+        lease_epoch: u64,
+        lost: &[PendingOutput],
+        kept: &[PendingOutput],
+    ) -> Result<Box<dyn Rewriting>> {
+        let (this, shard, lost) = (self.clone(), shard.clone(), lost.to_vec());
+        let kept = kept.iter().map(|output| Ok((output.class, self.places(output)?.1))).collect::<Result<Vec<_>>>()?;
+        blocking(move || this.begin_again(&shard, lease_epoch, &lost, &kept)).await
+    }
+
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<Publication> {
         let (this, output, (_, committed)) = (self.clone(), held.output.clone(), permit.stands_for());
         match output.held {
             Held::File => blocking(move || this.publish_now(committed, &output)).await,
@@ -227,7 +256,7 @@ mod tests {
         all
     }
 
-    fn corrupt(result: Result<()>, says: &str) {
+    fn corrupt(result: Result<Publication>, says: &str) {
         let fault = result.expect_err("is refused");
         assert_eq!(fault.kind(), Kind::Corrupt);
         assert!(fault.message().contains(says), "{fault}");
@@ -326,7 +355,7 @@ mod tests {
     }
 
     #[test]
-    fn every_damage_is_refused_and_nothing_of_it_becomes_visible() {
+    fn a_file_that_is_damaged_or_gone_is_lost_and_nothing_of_it_becomes_visible() {
         for damage in ["lost", "longer", "flipped"] {
             let (_dir, home) = home();
             let pending = staged(&outputs(&home), 1, 1);
@@ -343,7 +372,8 @@ mod tests {
                     std::fs::write(&place, bytes).expect("writes");
                 }
             }
-            corrupt(outputs(&home).publish_now(1, &pending[0]), "output_lost");
+            let outcome = outputs(&home).publish_now(1, &pending[0]).expect("looks");
+            assert!(matches!(&outcome, Publication::Lost(why) if why.contains(&pending[0].path)), "{damage}: {outcome:?}");
             assert_eq!(visible(&home), Vec::<String>::new(), "{damage}");
         }
     }

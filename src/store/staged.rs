@@ -77,8 +77,14 @@ impl Staging {
     /// Begins a file that will be seen in this folder of its table.
     pub(crate) fn create(&mut self, class: OutputClass, within: &str, extension: &str) -> Result<(Ticket, StagedFile)> {
         let Self { shard, lease_epoch, epoch, random, next, .. } = self;
-        let staged = format!("{STAGED}/{shard}/{epoch}-{lease_epoch}-{random}-{next}.{extension}");
         let path = format!("{}/{within}/{shard}-{epoch:010}-{lease_epoch}-{random}-{next}.{extension}", folder(class));
+        self.create_at(class, path, extension)
+    }
+
+    /// Begins a file that will be seen under this name.
+    pub(crate) fn create_at(&mut self, class: OutputClass, path: String, extension: &str) -> Result<(Ticket, StagedFile)> {
+        let Self { shard, lease_epoch, epoch, random, next, .. } = self;
+        let staged = format!("{STAGED}/{shard}/{epoch}-{lease_epoch}-{random}-{next}.{extension}");
         *next += 1;
         let place = self.disk.path(&staged, Kind::Bug)?;
         self.disk.ensure_dir(disk::parent(&place)?)?;

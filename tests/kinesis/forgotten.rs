@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use sluicebox_actors::history;
 
 use super::super::support::process::Ran;
+#[cfg(debug_assertions)]
+use super::super::support::site::files;
 use super::*;
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -85,6 +87,35 @@ fn records_that_the_retention_took_while_nobody_read_halt_their_shard_or_are_one
     assert_eq!(alerts(site.drain()), 0, "nothing new is lost");
     assert_eq!(gaps(&site), expected, "counted once");
     site.ran(&["audit"]).expect(0, "audit");
+}
+
+// Rows 15 and 16.
+#[cfg(debug_assertions)]
+#[test]
+fn a_staged_file_that_is_deleted_is_written_once_more_while_the_stream_has_its_records_and_told_after_that() {
+    let local = stamped();
+    let expected = local.finish();
+    for is_forgotten in [false, true] {
+        let clock = Arc::new(Moved(AtomicI64::new(LAST_US)));
+        let (site, server) = served_by(Site::with_stream_of(&local), clock.clone());
+        site.crash("commit.after_swap:4");
+        let staged = files(&site.data().join("state/staged"));
+        assert!(site.invisible() > 0 && !staged.is_empty(), "{staged:?}");
+        staged.iter().for_each(|file| std::fs::remove_file(file).unwrap());
+        if !is_forgotten {
+            let log = site.drain().err;
+            assert!(log.contains("output_rebuilt"), "{log}");
+            site.evidence().must_equal(&expected, "after staged files were deleted");
+            continue;
+        }
+        let away = Away { site, server, clock };
+        let stood = |site: &Site| site.rows().into_iter().map(|row| (row.shard, row.position)).collect::<Vec<_>>();
+        let before = stood(&away.site);
+        away.hours_later(40);
+        away.halts(&["output_lost", "of its", "records any more", "path=", "from=", "to=", "another name"]);
+        let unmoved = stood(&away.site).into_iter().filter(|stands| before.contains(stands)).count();
+        assert!(unmoved > 0, "nobody reads on behind a hole");
+    }
 }
 
 // A shard that never had a record has no number in which a hole could show, and no last record to ask for.

@@ -334,6 +334,7 @@ impl<'a> ShardRun<'a> {
             ordinals: self.ordinals.clone(),
             pending: outputs.clone(),
             outputs,
+            rebuilt: Vec::new(),
             inline: Vec::new(),
         };
         let data = encode(&mut header, &bodies, &[]).unwrap();

@@ -19,7 +19,7 @@ use sluicebox_actors::model::fault::Result;
 use sluicebox_actors::model::letter::Letter;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::record::RawSlice;
-use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs};
+use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs, Publication, Rewriting};
 use sluicebox_sim::files::silver_text;
 use sluicebox_sim::plan::Op;
 use sluicebox_sim::process::Process;
@@ -165,6 +165,27 @@ impl LetterFile for Open<dyn LetterFile> {
     }
 }
 
+impl Rewriting for Open<dyn Rewriting> {
+    fn bronze(&mut self, slice: &RawSlice) -> Result<()> {
+        let real = &mut self.real;
+        self.files.process.now_op(Op::FilesWrite, format!("bronze {}", slice.records.len()), |_| real.bronze(slice))
+    }
+
+    fn silver(&mut self, rows: &RecordBatch) -> Result<()> {
+        let real = &mut self.real;
+        self.files.process.now_op(Op::FilesWrite, format!("silver {}", rows.num_rows()), |_| real.silver(rows))
+    }
+
+    fn letters(&mut self, letters: &[Letter]) -> Result<()> {
+        let real = &mut self.real;
+        self.files.process.now_op(Op::LettersAppend, letters.len(), |_| real.letters(letters))
+    }
+
+    fn finish(self: Box<Self>) -> Result<Vec<PendingOutput>> {
+        Open::finish(*self, Op::FilesFinish, |real| real.finish())
+    }
+}
+
 #[async_trait]
 impl Outputs for RealFiles {
     fn data_files(&self, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<dyn DataFiles>> {
@@ -181,16 +202,41 @@ impl Outputs for RealFiles {
         Ok(Box::new(Open::<dyn LetterFile> { files: self.clone(), shard: shard.clone(), lease_epoch, epoch, real }))
     }
 
-    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()> {
+    async fn again(
+        &self,
+        shard: &ShardId,
+        lease_epoch: u64,
+        lost: &[PendingOutput],
+        kept: &[PendingOutput],
+    ) -> Result<Box<dyn Rewriting>> {
+        let (directory, shard, epoch) = (self.directory.clone(), shard.clone(), lost[0].epoch);
+        let (of, lost, kept) = (shard.clone(), lost.to_vec(), kept.to_vec());
+        let begin = move |_: &mut Store| now(directory.outputs.again(&of, lease_epoch, &lost, &kept));
+        let real = self.process.op(Op::FilesOpen, format!("{shard} {epoch}"), begin).await?;
+        Ok(Box::new(Open::<dyn Rewriting> { files: self.clone(), shard, lease_epoch, epoch, real }))
+    }
+
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<Publication> {
         let ((lease, epoch), who, path) = (permit.stands_for(), self.process.number, held.output.path.clone());
         let (directory, held) = (self.directory.clone(), held.clone());
         let publish = move |store: &mut Store| {
-            now(directory.outputs.publish(permit, &held))?;
-            store.publish(lease, epoch, &held, who)?;
+            let (staged, path) = (&held.output.staged, &held.output.path);
+            if !store.staged.contains_key(staged) && !store.visible.contains_key(path) {
+                // The world has lost it since: so has the disk.
+                let gone = std::fs::remove_file(directory.home.data().join(staged));
+                assert!(gone.is_ok() || !directory.home.data().join(staged).exists(), "{gone:?}");
+            }
+            let real = now(directory.outputs.publish(permit, &held))?;
+            let told = store.publish(lease, epoch, &held, who)?;
+            let same = matches!(real, Publication::Visible) == matches!(told, Publication::Visible);
+            store.rule(same, || format!("{}: {real:?}, but {told:?}", held.output.path));
+            if let Publication::Lost(_) = real {
+                return Ok(real);
+            }
             let seen = lines(&directory.home.data().join(&held.output.path), held.output.class)?;
             let same = store.visible.get(&held.output.path).is_some_and(|file| file.lines == seen);
             store.rule(same, || format!("{}: readers see other lines than were staged", held.output.path));
-            Ok(())
+            Ok(real)
         };
         self.process.op(Op::Publish, path, publish).await
     }

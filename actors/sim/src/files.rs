@@ -18,7 +18,7 @@ use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::letter::Letter;
 use sluicebox_actors::model::position::ShardId;
 use sluicebox_actors::model::record::RawSlice;
-use sluicebox_actors::ports::{Batches, Clock, CommitPermit, DataFiles, LetterFile, Outputs};
+use sluicebox_actors::ports::{Batches, Clock, CommitPermit, DataFiles, LetterFile, Outputs, Publication, Rewriting};
 
 use crate::plan::{Flaw, Op};
 use crate::process::Process;
@@ -183,6 +183,49 @@ impl LetterFile for OpenFiles {
     }
 }
 
+/// Some of an epoch's files once more: there is one for each class and hour.
+struct Again {
+    files: OpenFiles,
+    lost: Vec<PendingOutput>,
+}
+
+impl Rewriting for Again {
+    fn bronze(&mut self, slice: &RawSlice) -> Result<()> {
+        self.files.bronze(slice)?;
+        // Nobody's budget: it is written out at once.
+        self.files.flush()
+    }
+
+    fn silver(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.files.silver(rows)
+    }
+
+    fn letters(&mut self, letters: &[Letter]) -> Result<()> {
+        self.files.append(letters)
+    }
+
+    fn finish(mut self: Box<Self>) -> Result<Vec<PendingOutput>> {
+        let folder = |path: &str| path.rsplit_once('/').map(|(folder, _)| folder.to_owned());
+        let is_lost =
+            |class: OutputClass, hour: i64| self.lost.iter().any(|lost| folder(&lost.path) == Some(format!("{class:?}/{hour}")));
+        self.files.lines.retain(|(class, hour), _| is_lost(*class, *hour));
+        let (process, mut written) = (self.files.process.clone(), self.files.stage()?);
+        let mut again = Vec::new();
+        for lost in &self.lost {
+            let at = written.iter().position(|output| output.class == lost.class && folder(&output.path) == folder(&lost.path));
+            let mut output = written.remove(at.ok_or_else(|| Fault::corrupt("rows of a lost file do not come again"))?);
+            let told = std::mem::replace(&mut output.path, lost.path.clone());
+            process.now_op(Op::FilesFinish, &told, |store| {
+                let text = store.kept.texts.remove(&told).unwrap_or_default();
+                store.kept.texts.insert(lost.path.clone(), text);
+                Ok(())
+            })?;
+            again.push(output);
+        }
+        Ok(again)
+    }
+}
+
 impl Files {
     fn open(&self, op: Op, shard: &ShardId, lease_epoch: u64, epoch: u64) -> Result<Box<OpenFiles>> {
         self.process.now_op(op, format!("{shard} {epoch}"), |store| {
@@ -289,12 +332,25 @@ impl Outputs for Files {
         self.process.op(Op::Hold, what, move |store| store.hold(&staged, who)).await
     }
 
-    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()> {
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<Publication> {
         let (lease, epoch) = permit.stands_for();
         let process = &self.process;
         let (forget, pending, who) = (process.has(Flaw::OutputsForgetToPublish), held.clone(), process.number);
-        let publish = move |store: &mut Store| if forget { Ok(()) } else { store.publish(lease, epoch, &pending, who) };
+        let publish =
+            move |store: &mut Store| if forget { Ok(Publication::Visible) } else { store.publish(lease, epoch, &pending, who) };
         process.op(Op::Publish, &held.output.path, publish).await
+    }
+
+    async fn again(
+        &self,
+        shard: &ShardId,
+        lease_epoch: u64,
+        lost: &[PendingOutput],
+        _kept: &[PendingOutput],
+    ) -> Result<Box<dyn Rewriting>> {
+        let epoch = lost.first().map_or(0, |lost| lost.epoch);
+        let files = self.open(Op::FilesOpen, shard, lease_epoch, epoch)?;
+        Ok(Box::new(Again { files: *files, lost: lost.to_vec() }))
     }
 
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {

@@ -37,6 +37,7 @@ pub fn header(shard: &ShardId, epoch: u64) -> EpochHeader {
         ordinals: BTreeMap::new(),
         pending: Vec::new(),
         outputs: Vec::new(),
+        rebuilt: Vec::new(),
         inline: Vec::new(),
     }
 }

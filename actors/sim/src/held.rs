@@ -4,9 +4,10 @@
 //! are written (files).
 
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::{Hash, Held, HeldOutput, PendingOutput};
+use sluicebox_actors::model::epoch::{EpochHeader, Hash, Held, HeldOutput, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::ShardId;
+use sluicebox_actors::ports::Publication;
 
 use crate::store::{File, Store, Upload};
 
@@ -31,7 +32,8 @@ impl Store {
                     // Each try is an upload of its own: whoever does not hear of one begins another.
                     self.uploads_begun += 1;
                     let id = format!("{}#{}", output.staged, self.uploads_begun);
-                    let upload = Upload { shard: file.shard.clone(), lease_epoch: file.lease_epoch, epoch: file.epoch };
+                    let (shard, staged) = (file.shard.clone(), output.staged.clone());
+                    let upload = Upload { shard, lease_epoch: file.lease_epoch, epoch: file.epoch, staged };
                     self.uploads.insert(id.clone(), upload);
                     Held::Upload { id, parts: Vec::new() }
                 }
@@ -53,13 +55,13 @@ impl Store {
             return staged;
         };
         let commits = self.commits.values().flatten();
-        let commit = commits.into_iter().find(|commit| commit.header.outputs.contains(&held.output))?;
+        let commit = commits.into_iter().find(|commit| commit.names(&held.output))?;
         let (header, text) = (&commit.header, String::from_utf8_lossy(body));
         let lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
         Some(File {
             class: held.output.class,
             shard: header.shard.clone(),
-            epoch: header.epoch,
+            epoch: held.output.epoch,
             lease_epoch: header.lease_epoch,
             lines,
             sha256: Hash::of(body),
@@ -67,7 +69,27 @@ impl Store {
         })
     }
 
-    pub fn publish(&mut self, lease: u64, epoch: u64, held: &HeldOutput, who: u64) -> Result<()> {
+    /// A rule of the bucket ends uploads, somebody cleans up a directory: some of what is committed and not visible is gone. Was
+    /// anything?
+    pub fn expire(&mut self, mut chance: impl FnMut() -> bool) -> bool {
+        let mut any = false;
+        let commits = self.commits.values().flatten();
+        let committed: Vec<PendingOutput> = commits.flat_map(|commit| commit.header.pending.clone()).collect();
+        for output in &committed {
+            let is_visible = self.visible.contains_key(&output.path);
+            let is_out_of_reach = is_visible || output.held == Held::Inline || !self.staged.contains_key(&output.staged);
+            if is_out_of_reach || !chance() {
+                continue;
+            }
+            self.staged.remove(&output.staged);
+            self.uploads.retain(|_, upload| upload.staged != output.staged);
+            self.mark("a file of a committed epoch is lost");
+            any = true;
+        }
+        any
+    }
+
+    pub fn publish(&mut self, lease: u64, epoch: u64, held: &HeldOutput, who: u64) -> Result<Publication> {
         let output = &held.output;
         if let Held::Upload { id, .. } = &output.held {
             self.uploads.remove(id);
@@ -76,13 +98,14 @@ impl Store {
             return match self.visible.get(&output.path) {
                 Some(file) if file.sha256 == output.sha256 => {
                     self.mark("a file is published again");
-                    Ok(())
+                    Ok(Publication::Visible)
                 }
-                Some(_) | None => Err(Fault::corrupt(format!("output_lost: {}", output.path))),
+                Some(_) => Err(Fault::corrupt(format!("{} is visible with other bytes", output.path))),
+                None => Ok(Publication::Lost(format!("{} is gone", output.path))),
             };
         };
         let commits = self.commits.get(&file.shard).map(Vec::as_slice).unwrap_or_default();
-        let named = commits.iter().any(|commit| commit.header.outputs.contains(output) && commit.row.epoch <= epoch);
+        let named = commits.iter().any(|commit| commit.names(output) && commit.row.epoch <= epoch);
         let (shard, of) = (file.shard.clone(), file.epoch);
         self.check_permit(&shard, lease, epoch, who);
         if file.lease_epoch < lease {
@@ -93,7 +116,24 @@ impl Store {
         });
         self.rule(file.sha256 == output.sha256, || format!("{} is not what was staged", output.path));
         self.visible.insert(output.path.clone(), file);
-        Ok(())
+        Ok(Publication::Visible)
+    }
+
+    /// What is written once more was promised before, and was not there.
+    pub(crate) fn check_rebuilt(&mut self, header: &EpochHeader) {
+        let shard = &header.shard;
+        for again in &header.rebuilt {
+            let same = |output: &PendingOutput| {
+                (output.class, &output.path, output.rows, output.epoch) == (again.class, &again.path, again.rows, again.epoch)
+            };
+            let commits = self.commits.get(shard).into_iter().flatten();
+            let promised =
+                commits.filter(|commit| commit.row.epoch == again.epoch).any(|commit| commit.header.outputs.iter().any(same));
+            self.rule(promised, || format!("{shard}: {} is written once more and was never written", again.path));
+            let hidden = !self.visible.contains_key(&again.path);
+            self.rule(hidden, || format!("{shard}: {} is written once more although readers see it", again.path));
+            self.mark("a file of a committed epoch is written once more");
+        }
     }
 
     pub fn discard(&mut self, lease: u64, epoch: u64, shard: &ShardId, keep: &[PendingOutput], who: u64) -> u64 {

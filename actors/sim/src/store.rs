@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass};
+use sluicebox_actors::model::epoch::{EpochHeader, EpochObject, Hash, LedgerLine, ObjectRef, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Result};
 use sluicebox_actors::model::position::{Position, Sequence, ShardId};
 use sluicebox_actors::model::row::{Fence, Lease, ShardRow, ShardState, Vector, WindowRow, WindowStatus};
@@ -34,6 +34,8 @@ pub struct Upload {
     pub shard: ShardId,
     pub lease_epoch: u64,
     pub epoch: u64,
+    /// The file that it is of.
+    pub staged: String,
 }
 
 /// A window as readers see it.
@@ -49,6 +51,13 @@ pub struct Commit {
     pub row: ShardRow,
     pub header: EpochHeader,
     pub judged: Judged,
+}
+
+impl Commit {
+    /// Is this one of the files that this epoch makes true?
+    pub fn names(&self, output: &PendingOutput) -> bool {
+        self.header.outputs.contains(output) || self.header.rebuilt.contains(output)
+    }
 }
 
 type Late = Box<dyn FnOnce(&mut Store) + Send>;
@@ -221,7 +230,6 @@ impl Store {
             self.rule(row.object == old.object && row.position == old.position, || format!("{shard}: moved without an epoch"));
             self.mark_takeover(&old);
         } else {
-            self.rule(!drained, || format!("{shard}: epoch {} after it was drained", row.epoch));
             self.commit(&old, row);
         }
         let known = self.permits.insert((shard.clone(), row.lease_epoch, row.epoch), who);
@@ -259,10 +267,13 @@ impl Store {
         self.rule(bounds, || format!("{shard}: the bounds of epoch {epoch} are not the row's"));
         let previous = old.object.as_ref().map(|object| &object.sha256);
         self.rule(header.previous.as_ref() == previous, || format!("{shard}: epoch {epoch} does not chain"));
-        self.rule(
-            header.to > header.from || header.bound_committed > header.bound_opened || row.state == ShardState::Drained,
-            || format!("{shard}: epoch {epoch} is empty and moves nothing"),
-        );
+        let (ends, moves) =
+            (row.state == ShardState::Drained, header.to > header.from || header.bound_committed > header.bound_opened);
+        self.rule(moves || ends || !header.rebuilt.is_empty(), || format!("{shard}: epoch {epoch} is empty and moves nothing"));
+        // Of a shard that has ended, files may be written once more, and that is all.
+        let is_over = old.state == ShardState::Drained;
+        self.rule(!is_over || !moves && !header.rebuilt.is_empty(), || format!("{shard}: epoch {epoch} after it was drained"));
+        self.check_rebuilt(&header);
         let judged = match self.streams.get(shard) {
             None => Judged::default(),
             Some(log) => judge(shard, log.between(header.from, header.to), header.bound_opened.0, self.dialect.bad),
@@ -271,7 +282,7 @@ impl Store {
         self.check_bound(&header, &judged);
         self.mark_letters(&judged);
         self.check_sealed(shard, epoch, &judged);
-        for output in &header.outputs {
+        for output in header.outputs.iter().chain(&header.rebuilt) {
             let staged = self.staged.get(&output.staged).or_else(|| self.visible.get(&output.path));
             let inline = pending.iter().find(|held| held.output == *output).and_then(|held| held.body.as_ref());
             // One that travels in the object may be gone from its writer's disk, and the writer with it.

@@ -216,6 +216,8 @@ pub(crate) struct Life {
     rng: Rng,
     pub(crate) size: Size,
     serves: bool,
+    /// Files that were committed and are not visible may be lost.
+    losses: Option<Rng>,
     pub(crate) drawn: Vec<String>,
     pub(crate) survived: Survived,
     last: Vec<String>,
@@ -228,8 +230,11 @@ impl Life {
         sim.keep = arena.keep;
         let serves = rng.below(4) == 0;
         sim.draw_sinks();
-        let drawn = vec![format!("{size:?}, serves {serves}, {}", settings(&sim))];
-        Life { sim, rng: rng.clone(), size, serves, drawn, survived: Survived::default(), last: Vec::new() }
+        // By a chance of their own, as sinks.
+        let mut chance = Rng(seed ^ 0x10_57_f1_1e);
+        let losses = (chance.below(4) == 0).then_some(chance);
+        let drawn = vec![format!("{size:?}, serves {serves}, loses files {}, {}", losses.is_some(), settings(&sim))];
+        Life { sim, rng: rng.clone(), size, serves, losses, drawn, survived: Survived::default(), last: Vec::new() }
     }
 
     /// A plan of random faults.
@@ -254,13 +259,27 @@ impl Life {
         self.sim.config.shard.drain = !self.serves;
         let stop = (self.serves || must_stop).then(|| Duration::from_millis(100 + self.rng.below(self.size.longest_ms())));
         let split = (self.rng.below(4) == 0).then(|| Duration::from_millis(self.rng.below(3_000)));
-        if stop.is_none() && split.is_none() {
+        let longest_ms = self.size.longest_ms();
+        let losing = self.losses.as_mut().map(|rng| (Duration::from_millis(rng.below(longest_ms)), Rng(rng.draw())));
+        if stop.is_none() && split.is_none() && losing.is_none() {
             return quietly();
         }
-        self.drawn.push(format!("stopped after {stop:?}, resharded after {split:?}"));
+        let after = losing.as_ref().map(|(after, _)| *after);
+        self.drawn.push(format!("stopped after {stop:?}, resharded after {split:?}, a file is lost after {after:?}"));
         let (sim, mut rng, most) = (self.sim.clone(), Rng(self.rng.draw()), self.size.of(4, 10, 20));
         Box::new(move |hands| {
             Box::pin(async move {
+                let world = sim.clone();
+                let lose = async move {
+                    if let Some((after, mut rng)) = losing {
+                        tokio::time::sleep(after).await;
+                        // The next file that is committed and not visible, if one is for long enough to be met.
+                        while !world.store().expire(|| rng.below(2) == 0) {
+                            tokio::time::sleep(Duration::from_millis(7)).await;
+                        }
+                    }
+                };
+                let lose = tokio::task::spawn_local(lose);
                 if let Some(after) = split {
                     tokio::time::sleep(after).await;
                     reshard(&sim, most, &mut rng);
@@ -270,7 +289,7 @@ impl Life {
                     hands.stop.send_replace(true);
                 }
                 std::future::pending::<()>().await;
-                drop(hands);
+                drop((hands, lose));
             })
         })
     }
@@ -304,6 +323,9 @@ impl Life {
         self.note(ran);
         let mut broken = std::mem::take(&mut self.sim.store().violations);
         broken.extend(end);
+        if let Some(rng) = &mut self.losses {
+            self.sim.store().expire(|| rng.below(2) == 0);
+        }
         self.judge(broken)
     }
 

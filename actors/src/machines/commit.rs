@@ -379,6 +379,8 @@ impl CommitMachine {
     }
 
     fn header(&self, seal: &Seal, cuts: Vec<Cut>, outputs: Vec<PendingOutput>) -> Result<(EpochHeader, Vec<SegmentBody>)> {
+        // What was lost of earlier epochs is counted where it was taken in.
+        let (rebuilt, outputs): (Vec<_>, Vec<_>) = outputs.into_iter().partition(|output| output.epoch < seal.opened.epoch);
         if seal.from != self.row.position || seal.opened.bound != self.row.bound {
             return Err(Fault::bug(format!("epoch {} starts at {} after {}", seal.opened.epoch, seal.from, self.row.position)));
         }
@@ -405,7 +407,7 @@ impl CommitMachine {
         let mut totals = self.history.totals.clone();
         totals.add(&counts);
         let mut pending: Vec<PendingOutput> = self.unpublished.iter().map(|held| held.output.clone()).collect();
-        pending.extend(outputs.iter().cloned());
+        pending.extend(rebuilt.iter().chain(&outputs).cloned());
         let header = EpochHeader {
             pipeline: self.config.pipeline.clone(),
             fingerprint: self.config.fingerprint.clone(),
@@ -431,6 +433,7 @@ impl CommitMachine {
             ordinals: self.ordinals(&bodies, seal.next),
             pending,
             outputs,
+            rebuilt,
             inline: Vec::new(),
         };
         Ok((header, bodies))

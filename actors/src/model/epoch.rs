@@ -255,6 +255,10 @@ pub struct EpochHeader {
     pub pending: Vec<PendingOutput>,
     /// Outputs of this epoch alone, kept for the audit.
     pub outputs: Vec<PendingOutput>,
+    /// Outputs of earlier epochs that were lost before they became visible and are written once more: same class, path, epoch
+    /// and number of rows, and from now on this length and hash.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rebuilt: Vec<PendingOutput>,
     /// Index of the pending outputs whose bytes are in this object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub inline: Vec<InlineBody>,

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::fleet::{Heart, moment, release, sweep};
+use super::rebuild::settle;
 use super::wiring::wire;
 use super::{Parts, Places};
-use crate::history::{self, raise_lease, recover};
+use crate::history::{self, raise_lease};
 use crate::machines::restart::{Restarts, Verdict};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
@@ -179,9 +180,8 @@ impl Supervisor {
             // Failing is not idle: the others may not pass this shard while nobody reads it.
             live.idle = false;
         });
-        let (rows, blobs, outputs) = (parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref());
         let (lost, row) = self.take(&held).await?;
-        let taken = recover(rows, blobs, outputs, row).await?;
+        let taken = settle(parts, row).await?;
         let (lease, after) = (taken.row.lease_epoch, taken.row.position);
         tracing::info!(shard = %self.shard, generation = number, lease, %after, "shard taken");
         parts.board.take(&taken.row, &taken.history, parts.clock.now_us());
@@ -192,7 +192,7 @@ impl Supervisor {
         if taken.row.state == ShardState::Drained {
             return Ok(("takeover", Exit::Finished));
         }
-        let recall = history::recall(rows, blobs, &taken.row, taken.history.fresh_us).await?;
+        let recall = history::recall(parts.rows.as_ref(), parts.blobs.as_ref(), &taken.row, taken.history.fresh_us).await?;
         let (generation, watch) = Generation::new(number);
         let shard = wire(&self, taken, recall, &generation)?;
         let ender = generation.ender();

@@ -10,10 +10,11 @@ use tokio::task::JoinHandle;
 
 use super::fleet::release;
 use super::handed::OneAnswer;
+use super::rebuild::settle;
 use super::supervisor::Supervisor;
 use super::wiring::wire;
 use super::{Parts, PipelineConfig, Places};
-use crate::history::{Taken, raise_lease, recover};
+use crate::history::{Taken, raise_lease};
 use crate::machines::shard::{Extent, ShardConfig};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
@@ -178,10 +179,9 @@ async fn once(
     errand: Errand,
     over: &Flag,
 ) -> Result<()> {
-    let (rows, blobs, outputs) = (parts.rows.as_ref(), parts.blobs.as_ref(), parts.outputs.as_ref());
-    let row = in_time(over, raise_lease(rows, &parts.clock, shard, &parts.config.owner, *only, || ())).await?;
+    let row = in_time(over, raise_lease(parts.rows.as_ref(), &parts.clock, shard, &parts.config.owner, *only, || ())).await?;
     *only = Some(row.lease_epoch);
-    let taken = in_time(over, recover(rows, blobs, outputs, row)).await?;
+    let taken = in_time(over, settle(parts, row)).await?;
     parts.board.take(&taken.row, &taken.history, parts.clock.now_us());
     let lease_epoch = taken.row.lease_epoch;
     tracing::debug!(%shard, lease = lease_epoch, after = %taken.row.position, "shard taken for a turn");

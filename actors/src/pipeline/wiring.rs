@@ -105,27 +105,17 @@ impl Wiring<'_> {
     }
 
     fn commit(&self, row: ShardRow, history: History) -> Addr<CommitActor> {
-        let Parts { config, engine, rows, blobs, outputs, clock, board, .. } = &self.supervisor.parts;
-        let commit_config = CommitConfig {
-            pipeline: config.pipeline.clone(),
-            fingerprint: config.postmark.fingerprint.to_string(),
-            bronze_on: config.bronze_on,
-            handed_after: match config.shard.extent {
-                Extent::Handed(_) => Some(row.position),
-                Extent::Endless | Extent::Once => None,
-            },
-            partitions: config.parallelism,
-            tables: engine.tables().to_vec(),
+        let Parts { config, board, .. } = &self.supervisor.parts;
+        let handed_after = match config.shard.extent {
+            Extent::Handed(_) => Some(row.position),
+            Extent::Endless | Extent::Once => None,
         };
+        let commit_config = CommitConfig { handed_after, ..self.supervisor.parts.commit_config(config.parallelism) };
         let actor = CommitActor {
-            shard_id: row.shard.clone(),
             machine: CommitMachine::new(commit_config, row, history),
             unanswered: 0,
             generation: self.generation.clone(),
-            rows: rows.clone(),
-            blobs: blobs.clone(),
-            outputs: outputs.clone(),
-            clock: clock.clone(),
+            steps: self.supervisor.parts.steps(),
             board: board.clone(),
             shard: self.shard.clone(),
             gold: self.supervisor.door.clone(),

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use actix::{Actor, ActorFutureExt, AsyncContext, Context, Handler, WrapFuture};
 
-use crate::history;
+use crate::history::unless_overtaken;
 use crate::machines::commit::{CommitEffect, CommitEvent, CommitMachine, Committed};
 use crate::model::epoch::HeldOutput;
 use crate::model::fault::{Fault, Kind, Result};
-use crate::model::position::ShardId;
 use crate::model::row::{Fence, ShardRow};
 use crate::model::sabotage::{self, Sabotage};
-use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Rows};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Publication, Rows};
 use crate::shells::message::{CutMade, EpochCommitted, NewEpoch, Sealed, Settled, Staged};
 use crate::shells::shard::ShardActor;
 use crate::toolkit::board::Board;
@@ -25,22 +24,14 @@ use crate::toolkit::spawn::{Exit, Generation};
 
 /// The actor.
 pub struct CommitActor {
-    /// Its shard.
-    pub shard_id: ShardId,
     /// Decisions.
     pub machine: CommitMachine,
     /// Swaps in a row whose answer did not come.
     pub unanswered: u32,
     /// Its generation.
     pub generation: Generation,
-    /// Rows.
-    pub rows: Arc<dyn Rows>,
-    /// Epoch objects.
-    pub blobs: Arc<dyn Blobs>,
-    /// Staged files.
-    pub outputs: Arc<dyn Outputs>,
-    /// Time and chance.
-    pub clock: Arc<dyn Clock>,
+    /// What it does to the world.
+    pub steps: Steps,
     /// For the others to look at.
     pub board: Arc<Board>,
     /// Up: what is true now.
@@ -58,7 +49,7 @@ impl Actor for CommitActor {
         if sabotage::is(Sabotage::CommitWhenStopped)
             && let Some(begun) = self.machine.begun()
         {
-            let (rows, fence) = (self.rows.clone(), self.machine.row().fence());
+            let (rows, fence) = (self.steps.rows.clone(), self.machine.row().fence());
             actix::spawn(async move { rows.update_shard(fence, &begun.row).await.is_ok() });
         }
     }
@@ -72,7 +63,7 @@ impl CommitActor {
         if let CommitEvent::Swapped(answer) = &event {
             self.unanswered = if answer.is_some() { 0 } else { self.unanswered.saturating_add(1) };
         }
-        for effect in self.machine.apply(event, self.clock.random()) {
+        for effect in self.machine.apply(event, self.steps.clock.random()) {
             self.carry_out(effect, ctx);
         }
     }
@@ -84,54 +75,31 @@ impl CommitActor {
         {
             self.gold.tell(NewEpoch(Box::new(begun)));
         }
-        let (rows, blobs, clock) = (self.rows.clone(), self.blobs.clone(), self.clock.clone());
-        let shard = self.shard_id.clone();
+        let (steps, row) = (self.steps.clone(), self.machine.row().clone());
         match effect {
-            CommitEffect::Put(key, object) if sabotage::is(Sabotage::PublishBeforeCommit) => {
-                let (outputs, begun) = (self.outputs.clone(), self.machine.begun());
+            CommitEffect::Put(..) if sabotage::is(Sabotage::PublishBeforeCommit) => {
+                let begun = self.machine.begun();
                 self.begin(ctx, async move {
-                    retrying(clock.clone(), "storing an epoch object", || blobs.put(&key, object.clone())).await?;
+                    let stored = steps.take(effect, &row, 0).await?;
                     if let Some(Committed { row, header }) = begun {
                         let permit = CommitPermit::won(row.lease_epoch, row.epoch);
                         let pending = header.outputs.into_iter().map(HeldOutput::from).collect();
-                        publish(outputs, blobs, clock, permit, &row, pending).await?;
+                        steps.publish(permit, &row, pending).await?;
                     }
-                    Ok(CommitEvent::Put)
+                    Ok(stored)
                 });
             }
-            CommitEffect::Hold(staged) => {
-                let outputs = self.outputs.clone();
-                self.begin(ctx, async move {
-                    let held = retrying(clock, "storing staged files", || outputs.hold(staged.clone())).await?;
-                    crash::pass("commit.after_hold");
-                    Ok(CommitEvent::Held(held))
-                });
-            }
-            CommitEffect::Put(key, object) => self.begin(ctx, async move {
-                crash::pass("commit.before_put");
-                retrying(clock, "storing an epoch object", || blobs.put(&key, object.clone())).await?;
-                crash::pass("commit.after_put");
-                Ok(CommitEvent::Put)
-            }),
-            CommitEffect::CreateRows(children) => self.begin(ctx, async move {
-                retrying(clock, "creating rows of child shards", || create(rows.as_ref(), &children)).await?;
-                Ok(CommitEvent::RowsCreated)
-            }),
             CommitEffect::Swap(..) if sabotage::is(Sabotage::SkipTheSwap) => {
                 self.begin(ctx, async { Ok(CommitEvent::Swapped(Some(Cas::Won))) });
             }
-            // Never repeated here: after an answer that did not come, only the row knows.
-            CommitEffect::Swap(fence, row) => {
-                let pause = Pause::after_tries(clock, self.unanswered);
-                self.begin(ctx, async move { swap(rows.as_ref(), fence, &row, pause).await });
-            }
-            CommitEffect::Reread => self.begin(ctx, async move {
-                let row = retrying(clock, "reading a shard's row", || rows.shard(&shard)).await?;
-                Ok(CommitEvent::Reread(row.map(Box::new)))
-            }),
-            CommitEffect::Publish(permit, pending) => {
-                let (outputs, row) = (self.outputs.clone(), self.machine.row().clone());
-                self.begin(ctx, async move { publish(outputs, blobs, clock, permit, &row, pending).await });
+            CommitEffect::Hold(_)
+            | CommitEffect::Put(..)
+            | CommitEffect::CreateRows(_)
+            | CommitEffect::Swap(..)
+            | CommitEffect::Reread
+            | CommitEffect::Publish(..) => {
+                let unanswered = self.unanswered;
+                self.begin(ctx, async move { steps.take(effect, &row, unanswered).await });
             }
             CommitEffect::Committed(committed) => self.committed(committed),
             CommitEffect::Settled => self.shard.tell(Settled),
@@ -155,46 +123,88 @@ impl CommitActor {
     }
 }
 
-async fn swap(rows: &dyn Rows, fence: Fence, row: &ShardRow, mut pause: Pause) -> Result<CommitEvent> {
-    match rows.update_shard(fence, row).await {
-        Ok(answer) => {
-            crash::pass("commit.after_swap");
-            Ok(CommitEvent::Swapped(Some(answer)))
-        }
-        Err(fault) if fault.kind() == Kind::Retry => {
-            pause.after("swapping a shard's row", &fault).await;
-            Ok(CommitEvent::Swapped(None))
-        }
-        Err(fault) => Err(fault),
-    }
+/// The steps of the protocol, carried out on the world. Cheap to clone.
+#[derive(Clone)]
+pub struct Steps {
+    /// Rows.
+    pub rows: Arc<dyn Rows>,
+    /// Epoch objects.
+    pub blobs: Arc<dyn Blobs>,
+    /// Staged files.
+    pub outputs: Arc<dyn Outputs>,
+    /// Time and chance.
+    pub clock: Arc<dyn Clock>,
 }
 
-async fn create(rows: &dyn Rows, children: &[ShardRow]) -> Result<()> {
-    for child in children {
-        // Lost = it exists: a merge's other parent was here before, or we were, before a crash.
-        rows.create_shard(child).await?;
-    }
-    Ok(())
-}
-
-async fn publish(
-    outputs: Arc<dyn Outputs>,
-    blobs: Arc<dyn Blobs>,
-    clock: Arc<dyn Clock>,
-    permit: CommitPermit,
-    row: &ShardRow,
-    pending: Vec<HeldOutput>,
-) -> Result<CommitEvent> {
-    let mut done = Vec::with_capacity(pending.len());
-    for held in &pending {
-        if let Err(fault) = retrying(clock.clone(), "publishing a file", || outputs.publish(permit, held)).await {
-            history::tell_if_lost(blobs.as_ref(), row, &held.output, &fault).await;
-            return Err(fault);
+impl Steps {
+    /// One step for a shard whose row was committed last like this; its last swaps had no answer so many times in a row.
+    pub(crate) async fn take(&self, effect: CommitEffect, row: &ShardRow, unanswered: u32) -> Result<CommitEvent> {
+        let clock = self.clock.clone();
+        match effect {
+            CommitEffect::Hold(staged) => {
+                let held = retrying(clock, "storing staged files", || self.outputs.hold(staged.clone())).await?;
+                crash::pass("commit.after_hold");
+                Ok(CommitEvent::Held(held))
+            }
+            CommitEffect::Put(key, object) => {
+                crash::pass("commit.before_put");
+                retrying(clock, "storing an epoch object", || self.blobs.put(&key, object.clone())).await?;
+                crash::pass("commit.after_put");
+                Ok(CommitEvent::Put)
+            }
+            CommitEffect::CreateRows(children) => {
+                retrying(clock, "creating rows of child shards", || self.create(&children)).await?;
+                Ok(CommitEvent::RowsCreated)
+            }
+            // Never repeated here: after an answer that did not come, only the row knows.
+            CommitEffect::Swap(fence, row) => self.swap(fence, &row, Pause::after_tries(clock, unanswered)).await,
+            CommitEffect::Reread => {
+                let row = retrying(clock, "reading a shard's row", || self.rows.shard(&row.shard)).await?;
+                Ok(CommitEvent::Reread(row.map(Box::new)))
+            }
+            CommitEffect::Publish(permit, pending) => self.publish(permit, row, pending).await,
+            CommitEffect::Committed(_) | CommitEffect::Settled | CommitEffect::Fail(_) => {
+                Err(Fault::bug("what a commit tells is not a step of it"))
+            }
         }
-        done.push(held.output.staged.clone());
     }
-    crash::pass("commit.after_publish");
-    Ok(CommitEvent::Published(done))
+
+    async fn swap(&self, fence: Fence, row: &ShardRow, mut pause: Pause) -> Result<CommitEvent> {
+        match self.rows.update_shard(fence, row).await {
+            Ok(answer) => {
+                crash::pass("commit.after_swap");
+                Ok(CommitEvent::Swapped(Some(answer)))
+            }
+            Err(fault) if fault.kind() == Kind::Retry => {
+                pause.after("swapping a shard's row", &fault).await;
+                Ok(CommitEvent::Swapped(None))
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    async fn create(&self, children: &[ShardRow]) -> Result<()> {
+        for child in children {
+            // Lost = it exists: a merge's other parent was here before, or we were, before a crash.
+            self.rows.create_shard(child).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish(&self, permit: CommitPermit, row: &ShardRow, pending: Vec<HeldOutput>) -> Result<CommitEvent> {
+        let mut done = Vec::with_capacity(pending.len());
+        for held in &pending {
+            match retrying(self.clock.clone(), "publishing a file", || self.outputs.publish(permit, held)).await {
+                Ok(Publication::Visible) => done.push(held.output.staged.clone()),
+                // A takeover makes it once more: the next generation is one.
+                Ok(Publication::Lost(why)) => return Err(Fault::retry(format!("{why}; it is written once more"))),
+                // A successor may have written it once more, in other bytes.
+                Err(fault) => return Err(unless_overtaken(self.rows.as_ref(), row, fault).await),
+            }
+        }
+        crash::pass("commit.after_publish");
+        Ok(CommitEvent::Published(done))
+    }
 }
 
 /// Repeats an idempotent operation while the world is at fault.

@@ -53,6 +53,15 @@ pub struct OpenUpload {
     pub upload_id: String,
 }
 
+/// What came of completing an upload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Completed {
+    /// The object is there, with the bytes that were staged.
+    Visible,
+    /// Somebody has ended the upload, and the object is not there.
+    Lost(String),
+}
+
 impl S3Store {
     /// Uploads a local file in parts under a key; nothing is visible afterwards. If it fails, the upload is aborted as far as
     /// that is possible; what is left shows in [`S3Store::list_uploads`].
@@ -100,9 +109,8 @@ impl S3Store {
         }
     }
 
-    /// Makes a staged upload visible. Done twice is done once. If the upload is gone and the object is not there, it is
-    /// `Corrupt` (`output_lost`); whatever cannot be seen now is a `Retry`.
-    pub async fn complete(&self, staged: &StagedUpload) -> Result<()> {
+    /// Makes a staged upload visible. Done twice is done once. Whatever cannot be seen now is a `Retry`.
+    pub async fn complete(&self, staged: &StagedUpload) -> Result<Completed> {
         let parts = staged.parts.iter().map(|part| {
             let completed = CompletedPart::builder().part_number(part.number).e_tag(&part.etag);
             completed.checksum_sha256(&part.sha256).build()
@@ -110,15 +118,14 @@ impl S3Store {
         let parts = CompletedMultipartUpload::builder().set_parts(Some(parts.collect())).build();
         let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(self.key(&staged.key));
         let complete = complete.upload_id(&staged.upload_id).multipart_upload(parts).if_none_match("*");
-        let Err(error) = self.ask(complete.send()).await? else { return Ok(()) };
+        let Err(error) = self.ask(complete.send()).await? else { return Ok(Completed::Visible) };
         // Applied before, applied now with its answer lost, or not applied: what is stored decides.
         match self.head(&staged.key).await? {
-            Some(stored) if stored.is(staged.len, &staged.sha256) => Ok(()),
+            Some(stored) if stored.is(staged.len, &staged.sha256) => Ok(Completed::Visible),
             Some(_) => Err(Fault::corrupt(format!("the object {} exists with other bytes than were committed", staged.key))),
-            None if code(&error) == Some("NoSuchUpload") => Err(Fault::corrupt(format!(
-                "output_lost: {} was committed but its upload {} is gone and it is not visible: somebody has aborted it; restore \
-                 the file from a backup, or run the pipeline anew under another name",
-                staged.key, staged.upload_id
+            None if code(&error) == Some("NoSuchUpload") => Ok(Completed::Lost(format!(
+                "the upload {} of {} was committed and is gone, and the file is not visible: somebody has ended it",
+                staged.upload_id, staged.key
             ))),
             None if classify(&error) == Class::Conflict => {
                 Err(Fault::retry(format!("completing {}: somebody else was at it; it is done again", staged.key)))

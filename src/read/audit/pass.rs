@@ -127,6 +127,8 @@ impl Audit {
         let mut walk = EpochWalk::new(row, self.windows);
         let mut chain = Chain::open(&self.sources, row, 0).await?;
         let mut first_pending = None;
+        // What later epochs say of files that were lost: the newest of them holds.
+        let (mut rebuilt, mut again): (BTreeMap<String, PendingOutput>, u64) = Default::default();
         while let Some(step) = chain.step().await? {
             let (link, by_hash) = match step {
                 Step::Broken { epoch, what } => {
@@ -137,23 +139,47 @@ impl Audit {
                 Step::StandIn(link) => (link, false),
             };
             walk.link(&link, by_hash, report);
-            let header = link.header();
-            for output in &header.outputs {
+            let mut header = link.header().clone();
+            for output in header.rebuilt.drain(..) {
+                rebuilt.entry(output.path.clone()).or_insert(output);
+            }
+            for output in &mut header.outputs {
+                if let Some(now) = rebuilt.remove(&output.path) {
+                    self.written_again(output, now, &header.shard, report);
+                    again += 1;
+                }
                 if !named.insert(&output.path) {
                     let what = format!("{} is named by two epochs", output.path);
                     report.find(Finding::error(what, "report a bug").at(&row.shard, header.epoch));
                 }
             }
-            if self.files(header, &walk.pending, report).await? {
+            if self.files(&header, &walk.pending, report).await? {
                 first_pending = Some(header.epoch);
             }
             report.epochs += 1;
             progress.epochs += 1;
             self.tell(*progress);
         }
+        for output in rebuilt.into_values() {
+            let what = format!("{} is written once more, and epoch {} has no such file", output.path, output.epoch);
+            report.find(Finding::error(what, "report a bug").of_shard(&row.shard));
+        }
+        if again > 0 {
+            let what = "files were lost before they were visible and are written once more from the stream";
+            report.find(Finding::info(format!("{again} {what}")).of_shard(&row.shard));
+        }
         let mut facts = walk.close(report);
         facts.first_pending = first_pending;
         Ok(facts)
+    }
+
+    /// A file stands for the lost one if it is of the same epoch and table, and has as many rows.
+    fn written_again(&self, lost: &mut PendingOutput, now: PendingOutput, shard: &ShardId, report: &mut Report) {
+        if (lost.class, lost.epoch, lost.rows) != (now.class, now.epoch, now.rows) {
+            let what = format!("{} is written once more as another table's, with other rows or for another epoch", lost.path);
+            report.find(Finding::error(what, "report a bug").at(shard, lost.epoch));
+        }
+        *lost = now;
     }
 
     /// The files of one epoch; is one of them not visible yet?

@@ -7,6 +7,7 @@
 //! requests (sluicebox_aws::s3).
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
@@ -15,9 +16,9 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use sluicebox_actors::model::epoch::{Hash, Held, HeldOutput, OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::position::ShardId;
-use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs};
+use sluicebox_actors::ports::{CommitPermit, DataFiles, LetterFile, Outputs, Publication, Rewriting};
 use sluicebox_actors::toolkit::crash;
-use sluicebox_aws::s3::multipart::StagedUpload;
+use sluicebox_aws::s3::multipart::{Completed, StagedUpload};
 use sluicebox_aws::s3::store::{Put, S3Store};
 
 use crate::store::disk::{self, Disk, blocking};
@@ -27,6 +28,8 @@ use crate::store::{paths, staged};
 
 /// Files on their way at once.
 const AT_ONCE: usize = 4;
+/// Bytes of a visible file that are read at once.
+const COPIED_AT_ONCE: usize = 8 << 20;
 /// All that one epoch object holds of files; what goes beyond is uploaded, however small.
 const INLINE_MAX: u64 = 64 << 20;
 
@@ -82,15 +85,34 @@ impl BucketOutputs {
         Ok(output.into())
     }
 
+    /// A visible file on this worker's disk, among its staged files: whoever dies over it leaves it to be discarded.
+    async fn copy(&self, output: &PendingOutput) -> Result<PathBuf> {
+        let extension = output.path.split_once('.').map_or("", |(_, extension)| extension);
+        let (folder, _) = output.staged.rsplit_once('/').ok_or_else(|| Fault::corrupt("a staged file without a folder"))?;
+        let path = self.disk.path(&format!("{folder}/0-0-{}.{extension}", self.disk.random_name()), Kind::Corrupt)?;
+        self.disk.ensure_dir(disk::parent(&path)?)?;
+        let mut at = 0;
+        loop {
+            let piece = self.store.read(&output.path, at, COPIED_AT_ONCE).await?;
+            let piece = piece.ok_or_else(|| Fault::corrupt(format!("{} is not visible any more", output.path)))?;
+            if piece.is_empty() {
+                return Ok(path);
+            }
+            at += piece.len() as u64;
+            let file = path.clone();
+            blocking(move || disk::append(&file, &piece)).await?;
+        }
+    }
+
     fn uploads(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Held>> {
         self.uploads.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn show(&self, held: &HeldOutput) -> Result<()> {
+    async fn show(&self, held: &HeldOutput) -> Result<Publication> {
         let output = &held.output;
         match (&output.held, &held.body) {
             (Held::Inline, Some(body)) => match self.store.put_if_absent(&output.path, body.clone()).await? {
-                Put::Stored => Ok(()),
+                Put::Stored => Ok(Publication::Visible),
                 Put::Refused(_) => {
                     Err(Fault::corrupt(format!("{} is visible with other bytes than were committed", output.path)))
                 }
@@ -99,7 +121,10 @@ impl BucketOutputs {
             (Held::Upload { id, parts }, _) => {
                 let (key, upload_id, parts) = (output.path.clone(), id.clone(), parts.clone());
                 let upload = StagedUpload { key, upload_id, parts, len: output.len, sha256: output.sha256.clone() };
-                self.store.complete(&upload).await
+                Ok(match self.store.complete(&upload).await? {
+                    Completed::Visible => Publication::Visible,
+                    Completed::Lost(why) => Publication::Lost(why),
+                })
             }
             (Held::File, _) => Err(Fault::config(format!(
                 "{} was staged in a data directory: drain that with store.kind = \"disk\" first",
@@ -161,7 +186,27 @@ impl Outputs for BucketOutputs {
         stream::iter(holds.collect::<Vec<_>>()).buffered(AT_ONCE).try_collect().await
     }
 
-    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<()> {
+    async fn again(
+        &self,
+        shard: &ShardId,
+        lease_epoch: u64,
+        lost: &[PendingOutput],
+        kept: &[PendingOutput],
+    ) -> Result<Box<dyn Rewriting>> {
+        let mut copies = Vec::with_capacity(kept.len());
+        for output in kept {
+            copies.push((output.class, self.copy(output).await?));
+        }
+        let (local, shard, lost) = (self.local.clone(), shard.clone(), lost.to_vec());
+        blocking(move || {
+            let begun = local.begin_again(&shard, lease_epoch, &lost, &copies);
+            copies.iter().try_for_each(|(_, copy)| disk::remove(copy).map(|_| ()))?;
+            begun
+        })
+        .await
+    }
+
+    async fn publish(&self, permit: CommitPermit, held: &HeldOutput) -> Result<Publication> {
         let (output, (_, committed)) = (&held.output, permit.stands_for());
         if output.epoch > committed {
             return Err(Fault::bug(format!("a file of epoch {} before its commit", output.epoch)));
@@ -169,11 +214,12 @@ impl Outputs for BucketOutputs {
         if output.path.strip_prefix(staged::folder(output.class)).is_none_or(|rest| !rest.starts_with('/')) {
             return Err(Fault::corrupt(format!("a pending output leads to {}: not where files of its table lie", output.path)));
         }
-        self.show(held).await?;
+        let shown = self.show(held).await?;
         crash::pass("publish.after_rename");
         self.uploads().remove(&output.staged);
         let staged = self.disk.path(&output.staged, Kind::Corrupt)?;
-        blocking(move || disk::remove(&staged).map(|_| ())).await
+        blocking(move || disk::remove(&staged).map(|_| ())).await?;
+        Ok(shown)
     }
 
     async fn discard_staged(&self, permit: CommitPermit, shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {

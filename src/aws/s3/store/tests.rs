@@ -11,7 +11,7 @@ use sluicebox_fakeaws::s3::FakeS3;
 use super::*;
 use crate::fixtures::{CALL, config, emulator};
 use crate::s3::blobs::S3Blobs;
-use crate::s3::multipart::{OpenUpload, StagedUpload};
+use crate::s3::multipart::{Completed, OpenUpload, StagedUpload};
 
 const BUCKET: &str = "lake";
 const MAX: u64 = 1 << 30;
@@ -104,8 +104,8 @@ async fn contract(url: &str) {
     let open = OpenUpload { key: "large".into(), upload_id: upload.upload_id.clone() };
     assert_eq!((upload.parts.len(), store.head("large").await.expect("asks")), (3, None));
     assert_eq!(store.list_uploads("").await.expect("lists"), [open]);
-    store.complete(&upload).await.expect("completes");
-    store.complete(&upload).await.expect("twice is once");
+    assert_eq!(store.complete(&upload).await.expect("completes"), Completed::Visible);
+    assert_eq!(store.complete(&upload).await.expect("twice is once"), Completed::Visible);
     assert_eq!(store.get("large", MAX).await.expect("reads"), data);
     assert_eq!(store.list_uploads("").await.expect("lists"), []);
     let (other, _) = staged(&store, "aborted").await;
@@ -173,11 +173,11 @@ async fn a_completion_that_says_200_and_means_an_error_is_done_again() {
     let (upload, data) = staged(&store, "k").await;
     fake.faults().next("CompleteMultipartUpload", 1, Trouble::BodyError("InternalError"));
     retry(store.complete(&upload).await);
-    store.complete(&upload).await.expect("the second passes");
+    assert_eq!(store.complete(&upload).await.expect("the second passes"), Completed::Visible);
     assert_eq!(store.get("k", MAX).await.expect("reads"), data);
     let (upload, _) = staged(&store, "l").await;
     fake.faults().next("CompleteMultipartUpload", 1, Trouble::DropResponse);
-    store.complete(&upload).await.expect("it is there");
+    assert_eq!(store.complete(&upload).await.expect("it is there"), Completed::Visible);
 }
 
 /// Row 14.
@@ -195,14 +195,15 @@ async fn a_head_that_is_unavailable_does_not_mean_missing() {
 /// Rows 15 and 16, as far as the store can say: the loss is told as such; whether the stream still has the records is not its
 /// matter.
 #[tokio::test]
-async fn an_expired_upload_is_output_lost_and_a_completed_one_is_not() {
+async fn an_expired_upload_is_lost_and_a_completed_one_is_not() {
     let (fake, store) = fake().await;
     let (done, _) = staged(&store, "done").await;
-    store.complete(&done).await.expect("completes");
+    assert_eq!(store.complete(&done).await.expect("completes"), Completed::Visible);
     let (lost, _) = staged(&store, "lost").await;
     fake.expire_uploads();
-    store.complete(&done).await.expect("it is visible");
-    corrupt(store.complete(&lost).await, "output_lost");
+    assert_eq!(store.complete(&done).await.expect("it is visible"), Completed::Visible);
+    let outcome = store.complete(&lost).await.expect("asks");
+    assert!(matches!(&outcome, Completed::Lost(why) if why.contains(&lost.upload_id)), "{outcome:?}");
     store.put_if_absent("lost", bytes("other")).await.expect("stores");
     corrupt(store.complete(&lost).await, "other bytes");
 }

@@ -85,7 +85,7 @@ impl<'a> Numbers<'a> {
     }
 }
 
-/// Files under way, by class and folder within the table.
+/// Files under way, by class and folder within the table. What is known of kept rows is bounded by one epoch.
 pub(crate) struct Again {
     staging: Staging,
     options: Arc<OutputOptions>,
@@ -105,6 +105,23 @@ struct Slot {
 enum Open {
     Rows(Ticket, RowFile<StagedFile>),
     Letters(Ticket, StagedFile),
+}
+
+impl Open {
+    fn buffered(&self) -> usize {
+        match self {
+            Self::Rows(_, file) => file.buffered() + file.destination().buffered(),
+            Self::Letters(_, file) => file.buffered(),
+        }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        match self {
+            Self::Rows(_, file) => file.flush(),
+            // It holds a few KiB at most.
+            Self::Letters(..) => Ok(()),
+        }
+    }
 }
 
 impl Slot {
@@ -162,14 +179,21 @@ impl Again {
             };
             if let Open::Rows(_, file) = &mut open {
                 file.write(&now)?;
-                if file.buffered() > options.buffer_bytes {
-                    file.flush()?;
-                }
             }
             slot.rows += now.num_rows() as u64;
             slot.file = Some(open);
         }
-        Ok(())
+        self.keep_within_memory()
+    }
+
+    fn keep_within_memory(&mut self) -> Result<()> {
+        let files = || self.slots.values().flatten().filter_map(|slot| slot.file.as_ref());
+        let buffered: usize = files().map(Open::buffered).sum();
+        if buffered <= self.options.buffer_bytes {
+            return Ok(());
+        }
+        let files = self.slots.values_mut().flatten().filter_map(|slot| slot.file.as_mut());
+        files.into_iter().try_for_each(Open::flush)
     }
 
     fn letter(&mut self, letter: &Letter) -> Result<()> {

@@ -76,3 +76,37 @@ fn a_field_that_is_added_in_the_middle_of_a_window_is_null_before_and_gold_goes_
     assert_eq!(letters, [serde_json::json!({"stage": "contract", "reason": "wrong_type", "path": "$.extra"})]);
     bench.good(&["audit"]);
 }
+
+/// Row 55.
+#[test]
+fn a_field_that_changes_its_type_in_the_middle_of_a_window_is_read_as_it_is_now_and_what_gold_adds_up_may_not() {
+    let schema = |extra: &str, n: &str| {
+        let with = SCHEMA.replace("\"kind\": {", &format!("\"extra\": {{\"type\": \"{extra}\"}}, \"kind\": {{"));
+        with.replace("\"n\": {\"type\": \"integer\"}", &format!("\"n\": {{\"type\": \"{n}\"}}"))
+    };
+    let bench = Bench::written(&PIPELINE.replace("SELECT kind, n FROM", "SELECT kind, extra, n FROM"), &schema("integer", "integer"));
+    let put = |name: &str, lines: &[(u32, &str)]| {
+        let line = |(n, extra): &(u32, &str)| {
+            format!("{{\"at\":\"2026-01-05T08:0{n}:00Z\",\"kind\":\"a\",\"n\":{n},\"extra\":{extra}}}\n")
+        };
+        let file = bench.write(name, lines.iter().map(line).collect::<String>().as_bytes());
+        bench.good(&["put", "--arrival", "event", file.to_str().unwrap()]);
+        bench.good(&["run", "--drain"]);
+    };
+    put("old.ndjson", &[(1, "5")]);
+    bench.write("event.schema.json", schema("string", "integer").as_bytes());
+    put("new.ndjson", &[(2, "\"x\""), (3, "7")]);
+    let texts = rows(&bench, "SELECT extra FROM silver ORDER BY extra");
+    assert_eq!(texts, [serde_json::json!({"extra": "5"}), serde_json::json!({"extra": "x"})]);
+    let letters = rows(&bench, "SELECT stage, reason, path FROM dlq");
+    assert_eq!(letters, [serde_json::json!({"stage": "contract", "reason": "wrong_type", "path": "$.extra"})]);
+    let gold = || rows(&bench, "SELECT kind, events, total FROM gold_hourly");
+    assert_eq!(gold(), [serde_json::json!({"kind": "a", "events": 2, "total": 3})]);
+    // States of whole numbers and of others do not add up.
+    bench.write("event.schema.json", schema("string", "number").as_bytes());
+    let refused = bench.run(&["run", "--drain"]).expect(78, "another type of what Gold adds up").err;
+    assert!(refused.contains("`gold.hourly`"), "{refused}");
+    assert_eq!(gold(), [serde_json::json!({"kind": "a", "events": 2, "total": 3})]);
+    bench.write("event.schema.json", schema("string", "integer").as_bytes());
+    bench.good(&["audit"]);
+}

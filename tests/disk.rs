@@ -9,10 +9,11 @@ use super::support::site::Site;
 const EVENTS: u64 = 4_000;
 const NO_ROOM: [&str; 3] = ["File too large", "disk full", "no room on disk"];
 
-/// The same call in a shell that lets no file grow beyond so many KiB; the write fails instead of the process.
+/// The same call in a shell that lets no file grow beyond so many KiB, until somebody raises that; the write fails instead of the
+/// process.
 fn confined(command: &Command, kib: u32) -> Command {
     let mut shell = Command::new("bash");
-    shell.arg0("bash").args(["-c", "trap '' XFSZ; ulimit -f \"$0\"; exec \"$@\"", &kib.to_string()]);
+    shell.arg0("bash").args(["-c", "trap '' XFSZ; ulimit -S -f \"$0\"; exec \"$@\"", &kib.to_string()]);
     shell.arg(command.get_program()).args(command.get_args());
     if let Some(folder) = command.get_current_dir() {
         shell.current_dir(folder);
@@ -49,6 +50,27 @@ fn a_run_that_can_write_no_more_says_so_and_a_later_one_ends_with_every_record()
         }
     }
     site.finish().must_equal(&expected, "three runs without room");
+}
+
+/// Row 58. Whatever was written by halves lies there when there is room again.
+#[test]
+fn a_run_that_can_write_no_more_goes_on_by_itself_when_there_is_room_again() {
+    let settings = ["commit.size=256KiB", "limits.in_flight=1MiB", "restart.intensity=1000000", "restart.backoff_max=200ms"];
+    let roomy = |site: Site| settings.into_iter().fold(site, |site, setting| site.set(setting));
+    let expected = roomy(Site::with_events(EVENTS)).finish();
+    for kib in [24, 64, 128] {
+        let site = roomy(Site::with_events(EVENTS));
+        let log = site.folder().join("confined.log");
+        let mut run = Running::start(confined(&site.command(&["run", "--drain"]), kib), log);
+        run.until("a run without room to say so", || {
+            let said = std::fs::read_to_string(site.folder().join("confined.log")).unwrap();
+            NO_ROOM.iter().any(|words| said.contains(words)).then_some(())
+        });
+        let raised = Command::new("prlimit").args(["--fsize=unlimited", "--pid", &run.pid().to_string()]).status().unwrap();
+        assert!(raised.success(), "{kib} KiB: nobody to give room to:\n{}", run.said());
+        run.end("the end of a run that has room again").expect(0, &format!("{kib} KiB, and then room"));
+        site.evidence().must_equal(&expected, &format!("{kib} KiB, and then room"));
+    }
 }
 
 #[test]

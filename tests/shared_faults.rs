@@ -181,6 +181,27 @@ fn an_upload_of_a_committed_epoch_that_somebody_aborted_is_written_once_more_fro
     assert_eq!(ledger[0]["files"].as_u64(), Some(2 * told.len() as u64), "both times: {log}");
 }
 
+#[cfg(debug_assertions)]
+#[test]
+fn an_upload_that_is_lost_beside_a_visible_file_of_its_folder_comes_back_with_its_own_rows() {
+    let local = one_shard();
+    let cloud = Cloud::with_stream_of(&local);
+    let expected = local.finish();
+    // Of each hour and kind there is a folder, and more of them than files may be open.
+    let narrow = ["store.inline=0B", "limits.open_files=2", "silver.partition_by=[\"eventType\"]"];
+    let worker = || narrow.into_iter().fold(even(&cloud), Site::set);
+    worker().crash("publish.after_rename:12");
+    let folder = |path: &str| path.rsplit_once('/').unwrap().0.to_owned();
+    let visible: Vec<_> = cloud.s3.keys(BUCKET, "clicks/a/silver/").iter().map(|key| folder(key)).collect();
+    cloud.s3.expire_uploads();
+    let log = worker().drain().err;
+    let paths = log.lines().filter(|line| line.contains("output_rebuilt")).filter_map(|line| line.split("path=").nth(1));
+    let lost: Vec<_> = paths.map(|rest| folder(rest.split_whitespace().next().unwrap().trim_matches('"'))).collect();
+    let beside = lost.iter().filter(|lost| visible.contains(&format!("clicks/a/{lost}"))).count();
+    assert!(beside > 0, "lost in {lost:?}, visible in {visible:?}");
+    cloud.evidence().must_equal(&expected, "after uploads were aborted");
+}
+
 /// Row 18.
 #[cfg(debug_assertions)]
 #[test]

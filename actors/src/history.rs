@@ -12,11 +12,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::machines::commit::{Committed, History};
-use crate::model::epoch::{EpochHeader, EpochObject, Hash, ObjectRef, PendingOutput};
+use crate::model::epoch::{EpochObject, Hash, ObjectRef, PendingOutput};
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
 use crate::model::row::{ShardRow, ShardState};
-use crate::ports::{Blobs, Cas, Clock, CommitPermit, LedgerFiles, Outputs, Publication, Recall, Rows};
+use crate::ports::{Blobs, Cas, Clock, CommitPermit, Outputs, Publication, Recall, Rows};
 use crate::toolkit::crash;
 use crate::toolkit::pause::Pause;
 
@@ -226,17 +226,6 @@ pub async fn damage_or_fence(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> F
         Ok(Some(_) | None) => fault,
         Err(unknown) => unknown,
     }
-}
-
-/// The head of a committed epoch, out of its object or, where that is collected, its line in the ledger.
-pub async fn header_of(blobs: &dyn Blobs, ledger: &dyn LedgerFiles, row: &ShardRow, epoch: u64) -> Result<EpochHeader> {
-    let links = chain(blobs, row, epoch.saturating_sub(1)).await?;
-    if let Some(link) = links.into_iter().find(|link| link.epoch.header.epoch == epoch) {
-        return Ok(link.epoch.header);
-    }
-    let line = ledger.lines(&row.shard).await?.into_iter().find(|line| line.header.epoch == epoch);
-    let missing = || Fault::corrupt(format!("epoch {epoch} of {} is neither kept nor in the ledger", row.shard));
-    line.map(|line| line.header).ok_or_else(missing)
 }
 
 /// Reads an epoch object and holds it to its reference.

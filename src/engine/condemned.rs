@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use sluicebox_actors::model::fault::{Fault, Result};
-use sluicebox_actors::model::letter::{Rejection, Stage};
+use sluicebox_actors::model::letter::{CRASHES_WORKER, Rejection, Stage};
 use sluicebox_actors::model::position::{Sequence, ShardId};
 use sluicebox_actors::model::record::{RawRecord, RawSlice};
 
@@ -16,7 +16,7 @@ use super::decode::Events;
 use super::glue::EventDecoder;
 
 /// Reason code of records that the process died of.
-pub const REASON: &str = "crashes_worker";
+pub const REASON: &str = CRASHES_WORKER;
 /// Reason code of records of a KPL aggregate whose hash key is not their shard's.
 pub const FOREIGN: &str = "kpl_foreign";
 

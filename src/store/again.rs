@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch};
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{DataType, Field, Int32Type, Schema};
+use arrow::datatypes::{DataType, Field, Schema};
 use sluicebox_actors::model::epoch::{OutputClass, PendingOutput};
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 use sluicebox_actors::model::letter::{Letter, Stage};
@@ -27,69 +27,46 @@ use super::paths;
 use super::row_file::{Format, RowFile};
 use super::split::split;
 use super::staged::{self, Door, StagedFile, Staging, Ticket, write_fault};
-use crate::read::files;
+use crate::read::audit::records::{Coordinate, take};
+use crate::read::{files, letter_rows};
 
-/// A row of a table: sequence, sub-sequence and, of a letter, its stage.
-pub(crate) type Coordinate = (String, u32, Option<Stage>);
+/// A row of a table: the record's coordinate and, of a letter, its stage.
+pub(crate) type Row = (Coordinate, Option<Stage>);
 
-/// The coordinates of all rows of a visible file.
-pub(crate) fn coordinates(path: &Path, class: OutputClass) -> Result<HashSet<Coordinate>> {
-    let mut found = HashSet::new();
+/// All rows of a visible file.
+pub(crate) fn rows_of(path: &Path, class: OutputClass) -> Result<Vec<Row>> {
+    let mut found = Vec::new();
     match class {
         OutputClass::Dlq => files::each_line(path, &mut |line| {
-            let letter: Letter = serde_json::from_slice(line)
-                .map_err(|error| Fault::caused(Kind::Corrupt, format!("{} holds no letter", path.display()), &error))?;
-            found.insert(of_letter(&letter));
+            found.push(of_letter(&letter_rows::parse(line, path)?));
             Ok(true)
         })?,
         OutputClass::Bronze | OutputClass::Silver => {
-            let sequence = Field::new(SEQUENCE, DataType::Utf8, true);
-            let wanted = Schema::new(vec![sequence, Field::new(SUB_SEQUENCE, DataType::Int32, true)]);
+            let sequence = Field::new("_sequence", DataType::Utf8, true);
+            let wanted = Schema::new(vec![sequence, Field::new("_sub_sequence", DataType::Int32, true)]);
             for rows in files::open(path, &Arc::new(wanted))? {
-                let rows = rows?;
-                let of_row = Numbers::of(&rows)?;
-                found.extend((0..rows.num_rows()).map(|row| of_row.coordinate(row)));
+                found.extend(of_batch(&rows?)?);
             }
         }
     }
     Ok(found)
 }
 
-const SEQUENCE: &str = "_sequence";
-const SUB_SEQUENCE: &str = "_sub_sequence";
-
-fn of_letter(letter: &Letter) -> Coordinate {
-    (letter.sequence.to_string(), letter.sub_sequence, Some(letter.stage.clone()))
+fn of_letter(letter: &Letter) -> Row {
+    ((letter.sequence, letter.sub_sequence), Some(letter.stage.clone()))
 }
 
-/// The columns that say which record a row is of.
-struct Numbers<'a> {
-    sequence: &'a ArrayRef,
-    sub_sequence: &'a ArrayRef,
-}
-
-impl<'a> Numbers<'a> {
-    fn of(rows: &'a RecordBatch) -> Result<Self> {
-        // A statement may have columns of these names of its own: the coordinates follow them.
-        let column = |name: &str, kind: &DataType| {
-            let at = rows.schema_ref().fields().iter().rposition(|field| field.name() == name);
-            let column = at.map(|at| rows.column(at)).filter(|column| column.data_type() == kind && column.null_count() == 0);
-            column.ok_or_else(|| Fault::corrupt(format!("rows without the coordinate {name}")))
-        };
-        Ok(Self { sequence: column(SEQUENCE, &DataType::Utf8)?, sub_sequence: column(SUB_SEQUENCE, &DataType::Int32)? })
-    }
-
-    fn coordinate(&self, row: usize) -> Coordinate {
-        let sub = self.sub_sequence.as_primitive::<Int32Type>().value(row);
-        (self.sequence.as_string::<i32>().value(row).to_owned(), sub.unsigned_abs(), None)
-    }
+fn of_batch(rows: &RecordBatch) -> Result<impl Iterator<Item = Row> + use<>> {
+    let mut found = Vec::with_capacity(rows.num_rows());
+    take(rows, &mut found)?;
+    Ok(found.into_iter().map(|at| (at, None)))
 }
 
 /// Files under way, by class and folder within the table. What is known of kept rows is bounded by one epoch.
 pub(crate) struct Again {
     staging: Staging,
     options: Arc<OutputOptions>,
-    kept: HashSet<(OutputClass, Coordinate)>,
+    kept: HashSet<(OutputClass, Row)>,
     slots: BTreeMap<(OutputClass, String), Vec<Slot>>,
     order: Vec<PendingOutput>,
     door: Door,
@@ -100,6 +77,7 @@ struct Slot {
     lost: PendingOutput,
     rows: u64,
     file: Option<Open>,
+    closed: Option<PendingOutput>,
 }
 
 enum Open {
@@ -118,7 +96,7 @@ impl Open {
     fn flush(&mut self) -> Result<()> {
         match self {
             Self::Rows(_, file) => file.flush(),
-            // It holds a few KiB at most.
+            // It holds 64 KiB at most.
             Self::Letters(..) => Ok(()),
         }
     }
@@ -128,6 +106,20 @@ impl Slot {
     fn room(&self) -> usize {
         usize::try_from(self.lost.rows.saturating_sub(self.rows)).unwrap_or(usize::MAX)
     }
+
+    /// A file that has its rows is closed at once: of a folder, one is open at a time.
+    fn put_back(&mut self, staging: &Staging, open: Open) -> Result<()> {
+        if self.room() > 0 {
+            self.file = Some(open);
+            return Ok(());
+        }
+        let (ticket, file) = match open {
+            Open::Rows(ticket, file) => (ticket, file.finish()?),
+            Open::Letters(ticket, file) => (ticket, file),
+        };
+        self.closed = Some(staging.close(ticket, file, self.rows, &self.lost.closed_because)?);
+        Ok(())
+    }
 }
 
 impl Again {
@@ -136,14 +128,14 @@ impl Again {
         staging: Staging,
         options: Arc<OutputOptions>,
         lost: &[PendingOutput],
-        kept: HashSet<(OutputClass, Coordinate)>,
+        kept: HashSet<(OutputClass, Row)>,
     ) -> Result<Self> {
         let mut slots: BTreeMap<_, Vec<Slot>> = BTreeMap::new();
         for lost in lost {
             let within = lost.path.strip_prefix(staged::folder(lost.class)).and_then(|path| path.strip_prefix('/'));
             let within = within.and_then(|path| path.rsplit_once('/')).map(|(within, _)| within.to_owned());
             let within = within.ok_or_else(|| Fault::corrupt(format!("{} is not where files of its table lie", lost.path)))?;
-            slots.entry((lost.class, within)).or_default().push(Slot { lost: lost.clone(), rows: 0, file: None });
+            slots.entry((lost.class, within)).or_default().push(Slot { lost: lost.clone(), rows: 0, file: None, closed: None });
         }
         Ok(Self { staging, options, kept, slots, order: lost.to_vec(), door: Door::default() })
     }
@@ -163,9 +155,7 @@ impl Again {
     fn rows(&mut self, class: OutputClass, within: String, rows: &RecordBatch) -> Result<()> {
         let Self { staging, options, kept, slots, .. } = self;
         let Some(slots) = slots.get_mut(&(class, within)) else { return Ok(()) };
-        let numbers = Numbers::of(rows)?;
-        let is_lost: BooleanArray =
-            (0..rows.num_rows()).map(|row| Some(!kept.contains(&(class, numbers.coordinate(row))))).collect();
+        let is_lost: BooleanArray = of_batch(rows)?.map(|row| Some(!kept.contains(&(class, row)))).collect();
         let mut rest =
             filter_record_batch(rows, &is_lost).map_err(|error| Fault::caused(Kind::Bug, "leaving out visible rows", &error))?;
         while rest.num_rows() > 0 {
@@ -181,7 +171,7 @@ impl Again {
                 file.write(&now)?;
             }
             slot.rows += now.num_rows() as u64;
-            slot.file = Some(open);
+            slot.put_back(staging, open)?;
         }
         self.keep_within_memory()
     }
@@ -215,23 +205,16 @@ impl Again {
             std::io::Write::write_all(file, &line_of(letter)?).map_err(|error| write_fault("writing letters", &error))?;
         }
         slot.rows += 1;
-        slot.file = Some(open);
-        Ok(())
+        slot.put_back(staging, open)
     }
 
     fn close_all(&mut self) -> Result<Vec<PendingOutput>> {
         let mut closed = BTreeMap::new();
         for slot in std::mem::take(&mut self.slots).into_values().flatten() {
-            let lost = slot.lost;
-            if slot.rows != lost.rows {
-                return Err(Fault::corrupt(format!("{} had {} rows, and {} come again", lost.path, lost.rows, slot.rows)));
-            }
-            let (ticket, file) = match slot.file {
-                None => return Err(Fault::corrupt(format!("{} had no rows", lost.path))),
-                Some(Open::Rows(ticket, file)) => (ticket, file.finish()?),
-                Some(Open::Letters(ticket, file)) => (ticket, file),
-            };
-            closed.insert(lost.path, self.staging.close(ticket, file, lost.rows, &lost.closed_because)?);
+            let (lost, rows) = (slot.lost, slot.rows);
+            let file = slot.closed;
+            let missing = || Fault::corrupt(format!("{} had {} rows, and {rows} come again", lost.path, lost.rows));
+            closed.insert(lost.path.clone(), file.ok_or_else(missing)?);
         }
         self.staging.sync()?;
         let again = |lost: &PendingOutput| closed.remove(&lost.path).ok_or_else(|| Fault::bug("one file was lost twice"));
@@ -282,7 +265,7 @@ impl Rewriting for Again {
 mod tests {
     use std::collections::BTreeMap;
 
-    use arrow::array::StringArray;
+    use arrow::array::{Array, ArrayRef, StringArray};
     use proptest::prelude::*;
     use sluicebox_actors::model::window::HOUR_US;
     use sluicebox_actors::ports::{Outputs, Publication};
@@ -301,8 +284,8 @@ mod tests {
         let (mut fields, mut columns) = (rows.schema_ref().fields().to_vec(), rows.columns().to_vec());
         let sequences: StringArray = (first..first + times.len() as u64).map(|number| Some(number.to_string())).collect();
         for (name, column) in [
-            (SEQUENCE, Arc::new(sequences) as ArrayRef),
-            (SUB_SEQUENCE, Arc::new(arrow::array::Int32Array::from(vec![0; times.len()]))),
+            ("_sequence", Arc::new(sequences) as ArrayRef),
+            ("_sub_sequence", Arc::new(arrow::array::Int32Array::from(vec![0; times.len()]))),
         ] {
             fields.push(Arc::new(Field::new(name, column.data_type().clone(), false)));
             columns.push(column);
@@ -323,14 +306,14 @@ mod tests {
     }
 
     /// Every row that readers find in these files.
-    fn found(home: &Home, outputs: &[PendingOutput]) -> BTreeMap<OutputClass, Vec<Coordinate>> {
+    fn found(home: &Home, outputs: &[PendingOutput]) -> BTreeMap<OutputClass, Vec<Row>> {
         let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for output in outputs {
-            let rows = coordinates(&home.data().join(&output.path), output.class).expect("reads");
+            let rows = rows_of(&home.data().join(&output.path), output.class).expect("reads");
             assert_eq!(rows.len() as u64, output.rows, "{}", output.path);
             found.entry(output.class).or_default().extend(rows);
         }
-        found.values_mut().for_each(|rows| rows.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1))));
+        found.values_mut().for_each(|rows| rows.sort_by_key(|row| row.0));
         found
     }
 
@@ -402,13 +385,12 @@ mod tests {
             prop_assert!(publish(&outputs, &rebuilt).iter().all(|outcome| *outcome == Publication::Visible));
             let mut expected: BTreeMap<_, Vec<_>> = BTreeMap::new();
             feed(&slices, |raw, _, letters| {
-                let plain = raw.records.iter().map(|record| (record.sequence.to_string(), 0, None));
-                let plain: Vec<Coordinate> = plain.collect();
+                let plain: Vec<Row> = raw.records.iter().map(|record| ((record.sequence, 0), None)).collect();
                 expected.entry(OutputClass::Bronze).or_default().extend(plain.clone());
                 expected.entry(OutputClass::Silver).or_default().extend(plain);
                 expected.entry(OutputClass::Dlq).or_default().extend(letters.iter().map(of_letter));
             });
-            expected.values_mut().for_each(|rows| rows.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1))));
+            expected.values_mut().for_each(|rows| rows.sort_by_key(|row| row.0));
             prop_assert_eq!(found(&home, &all), expected);
         }
     }

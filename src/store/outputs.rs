@@ -24,6 +24,7 @@ use super::letters::DiskLetterFile;
 use super::paths;
 use super::row_file::Format;
 use super::staged::{self, STAGED, Staging, Written};
+use crate::read::files;
 
 /// How a pipeline's files are written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -168,7 +169,11 @@ impl DiskOutputs {
         let epoch = lost.first().map_or(0, |output| output.epoch);
         let mut rows = HashSet::new();
         for (class, path) in kept {
-            rows.extend(again::coordinates(path, *class)?.into_iter().map(|coordinate| (*class, coordinate)));
+            let found = again::rows_of(path, *class).map_err(|fault| match files::is_vanished(&fault) {
+                true => Fault::corrupt(format!("{} is not visible any more: which rows are lost cannot be told", path.display())),
+                false => fault,
+            })?;
+            rows.extend(found.into_iter().map(|row| (*class, row)));
         }
         Ok(Box::new(Again::new(self.staging(shard, lease_epoch, epoch)?, self.options.clone(), lost, rows)?))
     }

@@ -32,12 +32,19 @@ pub struct SmallEngine {
     tables: Vec<GoldTable>,
     /// HAVING count(*) <= so much.
     having: Option<u64>,
+    /// Why bad records are letters.
+    bad: &'static str,
 }
 
 impl SmallEngine {
     /// Groups of more records than this are left out.
     pub fn new(having: Option<u64>) -> Self {
-        Self { tables: tables(), having }
+        Self { tables: tables(), having, bad: "bad_record" }
+    }
+
+    /// The same, with another reason for bad records.
+    pub fn calling(self, bad: &'static str) -> Self {
+        Self { bad, ..self }
     }
 }
 
@@ -75,7 +82,7 @@ impl Engine for SmallEngine {
     }
 
     fn partition(&self) -> Result<Box<dyn PartitionEngine>> {
-        Ok(Box::new(SmallPartition::default()))
+        Ok(Box::new(SmallPartition { states: BTreeMap::new(), bad: self.bad }))
     }
 
     fn merge(&self, _: usize, parts: &[RecordBatch]) -> Result<RecordBatch> {
@@ -126,9 +133,9 @@ fn rows_of(states: &RecordBatch, kept: &[usize]) -> Result<RecordBatch> {
     RecordBatch::try_new(states.schema(), columns).map_err(|error| bug(&error))
 }
 
-#[derive(Default)]
 struct SmallPartition {
     states: BTreeMap<(usize, i64), States>,
+    bad: &'static str,
 }
 
 fn parse(data: &[u8]) -> Option<(String, i64, i64)> {
@@ -145,7 +152,7 @@ impl PartitionEngine for SmallPartition {
         for (index, record) in (0u32..).zip(&slice.records) {
             let Some((key, event_us, value)) = parse(&record.data) else {
                 let (path, message, causes) = (None, "not key,time,value".to_owned(), Vec::new());
-                rejections.push(Rejection { index, stage: Stage::Decode, reason: "bad_record", path, message, causes });
+                rejections.push(Rejection { index, stage: Stage::Decode, reason: self.bad, path, message, causes });
                 continue;
             };
             max_event_us = max_event_us.max(Some(event_us));

@@ -23,7 +23,6 @@ use crate::model::fault::{Fault, Result};
 use crate::model::ledger::Counts;
 use crate::model::position::Position;
 use crate::model::row::{Fence, ShardRow, ShardState};
-use crate::model::sabotage::{self, Sabotage};
 use crate::ports::{Cas, CommitPermit, GoldTable};
 
 /// Who staged files.
@@ -220,6 +219,12 @@ impl CommitMachine {
         Self { config, row, history, unpublished: Vec::new(), open: BTreeMap::new(), step: Step::Idle }
     }
 
+    /// These outputs of earlier epochs are not visible either, and travel on.
+    pub fn carrying(mut self, unpublished: Vec<HeldOutput>) -> Self {
+        self.unpublished = unpublished;
+        self
+    }
+
     /// The row as last committed.
     pub fn row(&self) -> &ShardRow {
         &self.row
@@ -359,7 +364,7 @@ impl CommitMachine {
         // Whatever is not visible yet travels on: a takeover reads the newest object and no other.
         let held: Vec<HeldOutput> = self.unpublished.iter().chain(&outputs).cloned().collect();
         let object = epoch::encode(&mut header, &bodies, &held)?;
-        let key = epoch_key(&self.row, next, random);
+        let key = self.row.epoch_key(next, random);
         let mut row = self.row.clone();
         row.epoch = next;
         row.position = seal.to;
@@ -479,14 +484,6 @@ fn add_windows(sum: &mut BTreeMap<(String, i64), WindowCounts>, windows: Vec<Win
         entry.late += counts.late;
         entry.too_late += counts.too_late;
     }
-}
-
-/// `epochs/<shard>/<epoch>-<lease>-<random>`: no two tries of one epoch share a key.
-fn epoch_key(row: &ShardRow, epoch: u64, random: u64) -> String {
-    if sabotage::is(Sabotage::ReuseTheKey) {
-        return format!("epochs/{}/{epoch:010}-0-0", row.shard);
-    }
-    format!("epochs/{}/{epoch:010}-{}-{random:016x}", row.shard, row.lease_epoch)
 }
 
 /// Its bound is unknown: its parents stand for it until it opens with the minimum of what they committed, and this commit may yet

@@ -67,6 +67,9 @@ impl<'de> Deserialize<'de> for Stage {
     }
 }
 
+/// Reason code of records that the process died of: whoever decodes one again may die again.
+pub const CRASHES_WORKER: &str = "crashes_worker";
+
 /// What an engine says of one record it refuses. Never holds a value of the record: `path` and `message` name places and rules.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Rejection {

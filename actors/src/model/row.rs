@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::epoch::ObjectRef;
 use super::position::{Position, ShardId};
+use super::sabotage::{self, Sabotage};
 use super::window::Bound;
 
 /// Life of a shard.
@@ -64,6 +65,15 @@ pub struct ShardRow {
 }
 
 impl ShardRow {
+    /// Key of the object of an epoch under this lease, `epochs/<shard>/<epoch>-<lease>-<random>`: no two tries share one.
+    pub(crate) fn epoch_key(&self, epoch: u64, random: u64) -> String {
+        let Self { shard, lease_epoch, .. } = self;
+        if sabotage::is(Sabotage::ReuseTheKey) {
+            return format!("epochs/{shard}/{epoch:010}-0-0");
+        }
+        format!("epochs/{shard}/{epoch:010}-{lease_epoch}-{random:016x}")
+    }
+
     /// A shard that nobody has taken yet, over these hash keys, first and last.
     pub fn new(stream: impl Into<String>, shard: ShardId, (hash_start, hash_end): (u128, u128), state: ShardState) -> Self {
         Self {

@@ -181,7 +181,14 @@ impl Supervisor {
             live.idle = false;
         });
         let (lost, row) = self.take(&held).await?;
-        let taken = settle(parts, row).await?;
+        let ending = async {
+            tokio::select! {
+                biased;
+                () = lost.wait() => Fault::fenced("its lease may be another worker's"),
+                () = stop.wait() => Fault::retry("asked to end while lost files are written once more; the next owner goes on"),
+            }
+        };
+        let taken = settle(parts, row, ending).await?;
         let (lease, after) = (taken.row.lease_epoch, taken.row.position);
         tracing::info!(shard = %self.shard, generation = number, lease, %after, "shard taken");
         parts.board.take(&taken.row, &taken.history, parts.clock.now_us());

@@ -181,7 +181,7 @@ async fn once(
 ) -> Result<()> {
     let row = in_time(over, raise_lease(parts.rows.as_ref(), &parts.clock, shard, &parts.config.owner, *only, || ())).await?;
     *only = Some(row.lease_epoch);
-    let taken = in_time(over, settle(parts, row)).await?;
+    let taken = in_time(over, settle(parts, row, std::future::pending())).await?;
     parts.board.take(&taken.row, &taken.history, parts.clock.now_us());
     let lease_epoch = taken.row.lease_epoch;
     tracing::debug!(%shard, lease = lease_epoch, after = %taken.row.position, "shard taken for a turn");

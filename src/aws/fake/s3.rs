@@ -1,6 +1,7 @@
 //! S3 in memory, path style: conditional writes, checksums, lists page by page, multipart uploads, a lifecycle document.
 //!
-//! Every call is atomic under one mutex; every bucket exists. What it has not: versions, access control, copies, ranges.
+//! Every call is atomic under one mutex; every bucket exists. What it has not: versions, access control, copies, ranges other
+//! than `bytes=a-b`.
 //!
 //! Owns: objects and uploads, what each operation does to them. Does not own: bodies on the wire (body), XML (xml), the socket.
 
@@ -203,6 +204,19 @@ fn xml_answer(body: &str) -> Response {
     respond(200, xml::document(body))
 }
 
+/// The part of an object of so many bytes that is asked for; one that begins at its end or behind it is refused, as by S3.
+fn range_of(call: &Call, len: usize) -> Result<Option<std::ops::Range<usize>>, Failure> {
+    let Some(range) = call.headers.get("range").and_then(|range| range.to_str().ok()) else { return Ok(None) };
+    let ends = range.strip_prefix("bytes=").and_then(|range| range.split_once('-'));
+    let (first, last) = ends.ok_or((501, "NotImplemented"))?;
+    let number = |text: &str| text.parse::<usize>().map_err(|_| (501, "NotImplemented"));
+    let (first, last) = (number(first)?, number(last)?);
+    if first >= len {
+        return Err((416, "InvalidRange"));
+    }
+    Ok(Some(first..last.saturating_add(1).min(len)))
+}
+
 fn etag(data: &[u8]) -> String {
     let digits: String = Md5::digest(data).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("\"{digits}\"")
@@ -226,9 +240,17 @@ impl State {
             }
             "GetObject" | "HeadObject" => {
                 let object = self.objects.get(&path).ok_or((404, "NoSuchKey"))?;
-                let mut answer = empty(Some(&object.etag));
-                *answer.body_mut() = Body::from(object.data.clone());
-                answer.headers_mut().insert("content-length", HeaderValue::from(object.data.len()));
+                let (mut answer, len) = (empty(Some(&object.etag)), object.data.len());
+                let range = range_of(call, len)?;
+                if let Some(range) = &range {
+                    let told = format!("bytes {}-{}/{len}", range.start, range.end - 1);
+                    let told = HeaderValue::try_from(told).map_err(|_| (500, "InternalError"))?;
+                    *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+                    answer.headers_mut().insert("content-range", told);
+                }
+                let data = object.data.slice(range.unwrap_or(0..len));
+                answer.headers_mut().insert("content-length", HeaderValue::from(data.len()));
+                *answer.body_mut() = Body::from(data);
                 answer.headers_mut().extend(object.metadata.iter().cloned());
                 Ok(answer)
             }

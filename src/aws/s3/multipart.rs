@@ -105,6 +105,10 @@ impl S3Store {
                 let etag = answer.e_tag.ok_or_else(|| Fault::retry("s3 took a part and named no ETag"))?;
                 Ok(UploadedPart { number, etag, sha256 })
             }
+            // Somebody has ended it under way: whoever wants these bytes there begins another.
+            Err(error) if code(&error) == Some("NoSuchUpload") => {
+                Err(Fault::retry(format!("the upload {upload_id} of {key} was ended by somebody else; another is begun")))
+            }
             Err(error) => Err(self.fault("UploadPart", Some(key), &error)),
         }
     }

@@ -21,7 +21,7 @@ use sluicebox_actors::model::epoch::Hash;
 use sluicebox_actors::model::fault::{Fault, Kind, Result};
 
 use crate::client::AwsRuntime;
-use crate::error::{Call, Class, classify};
+use crate::error::{Call, Class, classify, code};
 
 pub(super) const SHA256: &str = "sha256";
 pub(super) const REVISION: &str = "revision";
@@ -244,7 +244,7 @@ impl S3Store {
         self.io.run(read).await
     }
 
-    /// Some bytes of an object, without a look at its hash; none = it is missing.
+    /// Some bytes of an object, without a look at its hash; empty from its end on; none = it is missing.
     pub async fn read(&self, key: &str, offset: u64, max_bytes: usize) -> Result<Option<Bytes>> {
         let last = offset.saturating_add((max_bytes as u64).max(1)) - 1;
         let range = format!("bytes={offset}-{last}");
@@ -254,6 +254,8 @@ impl S3Store {
             let answer = match get.send().await {
                 Ok(answer) => answer,
                 Err(error) if classify(&error) == Class::NotFound && !is_bucket(&error) => return Ok(None),
+                // The range begins at the object's end: there is nothing to give, which is no mistake.
+                Err(error) if code(&error) == Some("InvalidRange") => return Ok(Some(Bytes::new())),
                 Err(error) => return Err(call.fault("GetObject", Some(&name), &error)),
             };
             let is_part = answer.content_range().is_some();

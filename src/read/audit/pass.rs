@@ -160,15 +160,16 @@ impl Audit {
             progress.epochs += 1;
             self.tell(*progress);
         }
-        for output in rebuilt.into_values() {
-            let what = format!("{} is written once more, and epoch {} has no such file", output.path, output.epoch);
-            report.find(Finding::error(what, "report a bug").of_shard(&row.shard));
-        }
         if again > 0 {
             let what = "files were lost before they were visible and are written once more from the stream";
             report.find(Finding::info(format!("{again} {what}")).of_shard(&row.shard));
         }
         let mut facts = walk.close(report);
+        // Where the chain is broken, the file may be one of those that cannot be read.
+        for output in rebuilt.into_values().filter(|_| !facts.broken) {
+            let what = format!("{} is written once more, and epoch {} has no such file", output.path, output.epoch);
+            report.find(Finding::error(what, "report a bug").of_shard(&row.shard));
+        }
         facts.first_pending = first_pending;
         Ok(facts)
     }

@@ -134,7 +134,8 @@ impl BucketOutputs {
     }
 
     /// Ends uploads of this shard that nobody will complete: of earlier leases, and of this lease's epochs up to the committed
-    /// one. Those of a later lease are somebody's who has taken the shard from us.
+    /// one. Those of a later lease are somebody's who has taken the shard from us; if one is of a file that he writes once more,
+    /// its name is that of then: he loses it to us, finds it lost, and begins another.
     async fn abort_abandoned(&self, now: (u64, u64), shard: &ShardId, keep: &[PendingOutput]) -> Result<u64> {
         let (shard, mut aborted) = (paths::name(shard.as_str())?, 0);
         for class in [OutputClass::Bronze, OutputClass::Silver, OutputClass::Dlq] {

@@ -226,7 +226,6 @@ impl Feeder {
 
     /// Some letters from this place on, at least one; none if the file is not visible yet.
     async fn read(&self, output: &PendingOutput, place: LetterPlace) -> Result<Option<Slice>> {
-        let left = output.len.saturating_sub(place.offset);
         let (mut bytes, mut seen) = (READ_BYTES, None);
         loop {
             let Some(data) = self.parts.outputs.read_visible(output, place.offset, bytes).await? else { return Ok(None) };
@@ -234,8 +233,8 @@ impl Feeder {
             if !slice.letters.is_empty() {
                 return Ok(Some(slice));
             }
-            // One that was written once more may be a little longer than it was: its end is where no more comes.
-            if bytes as u64 >= left && seen == Some(data.len()) {
+            // The end is where no more comes.
+            if seen == Some(data.len()) {
                 return Err(Fault::corrupt(format!("{} ends in the middle of a letter: restore it from a backup", output.path)));
             }
             (bytes, seen) = (bytes.saturating_mul(4), Some(data.len()));

@@ -107,6 +107,10 @@ async fn contract(url: &str) {
     assert_eq!(store.complete(&upload).await.expect("completes"), Completed::Visible);
     assert_eq!(store.complete(&upload).await.expect("twice is once"), Completed::Visible);
     assert_eq!(store.get("large", MAX).await.expect("reads"), data);
+    let len = data.len() as u64;
+    for (offset, part) in [(5, data.slice(5..12)), (len - 3, data.slice(data.len() - 3..)), (len, Bytes::new())] {
+        assert_eq!(store.read("large", offset, 7).await.expect("reads"), Some(part), "from {offset}");
+    }
     assert_eq!(store.list_uploads("").await.expect("lists"), []);
     let (other, _) = staged(&store, "aborted").await;
     for _ in 0..2 {
@@ -178,6 +182,27 @@ async fn a_completion_that_says_200_and_means_an_error_is_done_again() {
     let (upload, _) = staged(&store, "l").await;
     fake.faults().next("CompleteMultipartUpload", 1, Trouble::DropResponse);
     assert_eq!(store.complete(&upload).await.expect("it is there"), Completed::Visible);
+}
+
+#[tokio::test]
+async fn a_part_of_an_object_ends_where_the_object_ends_and_nothing_comes_from_there_on() {
+    let (_fake, store) = fake().await;
+    store.put_if_absent("k", bytes("0123456789")).await.expect("stores");
+    for (offset, max, part) in [(0, 4, "0123"), (4, 100, "456789"), (9, 1, "9"), (10, 5, ""), (99, 5, "")] {
+        assert_eq!(store.read("k", offset, max).await.expect("reads"), Some(bytes(part)), "{max} from {offset}");
+    }
+    assert_eq!(store.read("missing", 0, 5).await.expect("asks"), None);
+}
+
+#[tokio::test]
+async fn an_upload_that_somebody_ends_under_way_is_to_be_begun_again() {
+    let (fake, store) = fake().await;
+    fake.faults().next("UploadPart", 1, Trouble::Status(404, "NoSuchUpload"));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), b"data").expect("writes");
+    let fault = store.stage_large("k", file.path()).await.expect_err("it is gone");
+    assert_eq!(fault.kind(), Kind::Retry, "{fault}");
+    store.stage_large("k", file.path()).await.expect("another");
 }
 
 /// Row 14.

@@ -146,3 +146,24 @@ proptest! {
         prop_assert_eq!(has.sent, number);
     }
 }
+
+#[test]
+fn a_file_that_was_written_once_more_is_sent_whole_although_it_is_longer_or_shorter_than_its_epoch_says() {
+    let now = text(0..3);
+    for then in [0, now.len() / 2, now.len() * 2] {
+        let mut post = Post::new("s", 100);
+        let files = vec![PendingOutput { len: then as u64, ..file(1, 0, &now, 3) }, file(1, 1, &now, 3)];
+        post.row_stands(FeedRow::of_letters("s", &shard(), 0));
+        post.committed(&shard(), 1, files);
+        let mut places = Vec::new();
+        while let Some(Next::Send { output, place, .. }) = post.next() {
+            // A letter at a time.
+            let line = now[place.offset as usize..].split_inclusive(|byte| *byte == b'\n').next().unwrap();
+            let slice = slice(&output.path, place, line).unwrap();
+            places.push((place.file, place.line));
+            let after = post.after(&shard(), &output, place, &slice).unwrap();
+            post.row_stands(after);
+        }
+        assert_eq!(places, [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2)], "it had {then} bytes");
+    }
+}

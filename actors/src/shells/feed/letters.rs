@@ -25,7 +25,13 @@ pub(super) async fn begin(parts: &FeedParts, outlet: &LetterOutlet) -> Result<()
     if parts.rows.feed(sink, &sink_key()).await?.is_some() {
         return Ok(());
     }
-    for shard in parts.rows.shards().await? {
+    let shards = parts.rows.shards().await?;
+    // Nobody commits before he has made the sink known. While it is not, this is how far all have come without it; else it may be
+    // how far they have come since.
+    if shards.iter().any(|shard| shard.epoch > 0) && parts.rows.feed(sink, &sink_key()).await?.is_some() {
+        return Ok(());
+    }
+    for shard in shards {
         let epoch = if outlet.replay { 0 } else { shard.epoch };
         let row = FeedRow::of_letters(sink, &shard.shard, epoch);
         // Lost = it is there: whoever made it was here before.

@@ -52,8 +52,8 @@ fn hundreds_of_functions_that_are_handed_everything_again_lose_and_double_nothin
     }
 }
 
-/// A seed that failed once stays here by its number. In both, two processes made a sink known at once; the slower one had looked at
-/// how far the shards had come after the faster one had committed, and the letters up to there never came.
+/// A seed that failed once stays here by its number. In both, two processes made a sink known at once; the slower one had looked
+/// at how far the shards had come after the faster one had committed, and the letters up to there never came.
 #[test]
 fn a_sink_that_two_processes_make_known_at_once_misses_no_letter() {
     for seed in [9_000_834, 9_003_868] {

@@ -203,26 +203,24 @@ async fn opening_bound(rows: &dyn Rows, row: &ShardRow) -> Result<crate::model::
 /// A fault for which a person would have to look, of whoever works under the lease of this row: if somebody newer has the shard,
 /// he may have mended or removed what is missed or strange here, and being fenced is all that there is to tell.
 pub async fn unless_overtaken(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> Fault {
-    if fault.kind() != Kind::Corrupt {
-        return fault;
-    }
-    match rows.shard(&row.shard).await {
-        Ok(Some(now)) if now.lease_epoch != row.lease_epoch => {
-            Fault::fenced(format!("{} belongs to lease {} now, at epoch {}", row.shard, now.lease_epoch, now.epoch))
-        }
-        Ok(Some(_) | None) => fault,
-        Err(unknown) => unknown,
-    }
+    fenced_if(rows, row, fault, |now| now.lease_epoch != row.lease_epoch).await
 }
 
 /// What it means that a shard's newest object is damaged or missing. While the row names it: damage. When the row has moved on,
 /// somebody newer has committed and collected since it was read: whoever asked is fenced.
 pub async fn damage_or_fence(rows: &dyn Rows, row: &ShardRow, fault: Fault) -> Fault {
+    fenced_if(rows, row, fault, |now| now.object != row.object).await
+}
+
+/// Looks at the row as it is now before anything is called damage.
+async fn fenced_if(rows: &dyn Rows, row: &ShardRow, fault: Fault, moved_on: impl Fn(&ShardRow) -> bool) -> Fault {
     if fault.kind() != Kind::Corrupt {
         return fault;
     }
     match rows.shard(&row.shard).await {
-        Ok(Some(now)) if now.object != row.object => Fault::fenced(format!("{} has moved on to epoch {}", row.shard, now.epoch)),
+        Ok(Some(now)) if moved_on(&now) => {
+            Fault::fenced(format!("{} has moved on to lease {}, epoch {}", row.shard, now.lease_epoch, now.epoch))
+        }
         Ok(Some(_) | None) => fault,
         Err(unknown) => unknown,
     }

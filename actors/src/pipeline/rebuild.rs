@@ -37,22 +37,21 @@ pub(super) async fn settle(parts: &Parts, row: ShardRow, ending: impl Future<Out
     if lost.is_empty() {
         return Ok(taken);
     }
-    let row = taken.row.clone();
-    let settled = tokio::select! {
+    tokio::select! {
         biased;
-        fault = ending => return Err(fault),
+        fault = ending => Err(fault),
         settled = bring_back(parts, taken, lost) => settled,
-    };
-    match settled {
-        Ok(taken) => Ok(taken),
-        Err(fault) => Err(unless_overtaken(parts.rows.as_ref(), &row, fault).await),
     }
 }
 
 /// Writes once more what can be, and says so; then it is a fault if something cannot.
 async fn bring_back(parts: &Parts, taken: Taken, lost: Vec<LostOutput>) -> Result<Taken> {
+    let slices = match slices(parts, &taken.row, lost).await {
+        Ok(slices) => slices,
+        Err(fault) => return Err(unless_overtaken(parts.rows.as_ref(), &taken.row, fault).await),
+    };
     let (mut rebuilt, mut given_up) = (Vec::new(), Vec::new());
-    for slice in slices(parts, &taken.row, lost).await? {
+    for slice in slices {
         match rebuild(parts, &taken.row, &slice).await {
             Ok(outputs) => {
                 outputs.iter().for_each(|output| slice.tell_rebuilt(&taken.row, output));

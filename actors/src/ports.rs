@@ -200,8 +200,8 @@ pub enum Publication {
     Lost(String),
 }
 
-/// Proof that a commit was won. Only `CommitPermit::won` makes one and only the commit machine may call it; whatever becomes
-/// visible to readers asks for it.
+/// Proof of how far staged files are decided. Only `CommitPermit::won` makes one under which they become visible to readers, and
+/// only the commit machine may call it.
 #[derive(Clone, Copy, Debug)]
 pub struct CommitPermit {
     lease_epoch: u64,
@@ -212,6 +212,12 @@ impl CommitPermit {
     /// To be called where a CAS has just been won, or a committed row has just been read under one's own lease.
     pub(crate) fn won(lease_epoch: u64, epoch: u64) -> Self {
         Self { lease_epoch, epoch }
+    }
+
+    /// To be called where a row has just been seen under a higher lease than this one, which was one's own: whatever was staged
+    /// under it and is named by no epoch will never be. Nothing is published under it.
+    pub(crate) fn overtaken(lease_epoch: u64) -> Self {
+        Self { lease_epoch, epoch: u64::MAX }
     }
 
     /// The commit it stands for: (lease epoch, epoch).

@@ -1,12 +1,13 @@
 //! Several workers share the shards of a stream: shares, takeovers, handing over, and one maker of Gold.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use sluicebox_sim::coverage::Coverage;
 use sluicebox_sim::plan::{Act, Op, Plan, Rng};
 use sluicebox_sim::sim::{End, Script, Sim, Tools, quietly, stop_after};
+use sluicebox_sim::store::File;
 use sluicebox_sim::swarm::Arena;
 use sluicebox_sim::trace::Keep;
 use sluicebox_sim::truth::SECOND;
@@ -102,7 +103,7 @@ fn shares(sim: &Sim) -> BTreeMap<String, usize> {
 }
 
 /// Ends a process after this time, and tells who had what at that moment.
-fn look_and_stop(sim: &Sim, after: Duration, seen: &std::sync::Arc<Mutex<BTreeMap<String, usize>>>) -> Script {
+fn look_and_stop(sim: &Sim, after: Duration, seen: &Arc<Mutex<BTreeMap<String, usize>>>) -> Script {
     let (sim, seen) = (sim.clone(), seen.clone());
     Box::new(move |hands| {
         Box::pin(async move {
@@ -116,7 +117,7 @@ fn look_and_stop(sim: &Sim, after: Duration, seen: &std::sync::Arc<Mutex<BTreeMa
 #[test]
 fn three_workers_share_eight_shards_evenly_and_hand_them_over_without_losing_a_commit() {
     let sim = serving(1, 8);
-    let seen = std::sync::Arc::default();
+    let seen = Arc::default();
     let ran = sim.run_many(vec![
         (Duration::ZERO, calm(1), stop_after(Duration::from_secs(60))),
         (Duration::from_secs(7), calm(2), stop_after(Duration::from_secs(53))),
@@ -136,7 +137,7 @@ fn three_workers_share_eight_shards_evenly_and_hand_them_over_without_losing_a_c
 #[test]
 fn the_shards_of_a_worker_that_dies_are_taken_over_and_gold_is_made_by_another() {
     let sim = serving(2, 4);
-    let seen = std::sync::Arc::default();
+    let seen = Arc::default();
     // The first has everything, and Gold, before the second comes; it dies at its 400th operation.
     let dies = Plan { at: BTreeMap::from([(400, Act::CrashBefore)]), ..calm(4) };
     let ran = sim.run_many(vec![
@@ -211,6 +212,39 @@ fn whoever_waits_for_services_that_are_away_ends_when_asked_to() {
     let ran = sim.run_many(vec![(Duration::ZERO, away, stop_after(Duration::from_secs(40)))]);
     let ran = ran.into_iter().next().expect("one").good();
     assert_eq!(ran.took, Duration::from_secs(40));
+    peace(sim);
+}
+
+/// Its successor can't reach its disk, and it may never have the shard again.
+#[test]
+fn a_worker_that_lost_a_shard_in_the_middle_of_an_epoch_removes_what_it_had_staged() {
+    let mut sim = Sim::with(Tools::apart(), 9, 2);
+    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
+    let mut rng = Rng(9);
+    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    let freezes = Plan { nth: vec![(Op::BlobPut, 3, 1, Act::Freeze(Duration::from_secs(10)))], ..calm(10) };
+    let stale = Arc::new(Mutex::new(Vec::new()));
+    let (world, at_the_end) = (sim.clone(), stale.clone());
+    let looks: Script = Box::new(move |hands| {
+        Box::pin(async move {
+            for after in [15, 30] {
+                tokio::time::sleep(Duration::from_secs(after)).await;
+                let store = world.store();
+                let is_stale = |file: &&File| file.lease_epoch < store.rows[&file.shard].lease_epoch;
+                at_the_end.lock().unwrap().push(store.staged.values().filter(is_stale).count());
+            }
+            hands.stop.send_replace(true);
+        })
+    });
+    let ran = sim.run_many(vec![
+        (Duration::ZERO, freezes, looks),
+        (Duration::from_secs(1), calm(11), stop_after(Duration::from_secs(60))),
+    ]);
+    ran.into_iter().for_each(|ran| drop(ran.good()));
+    let marks = sim.store().marks.clone();
+    assert!(marks.contains_key("takeover beside a process that lives"), "{marks:?}");
+    assert!(marks.contains_key("files that were staged under a lost lease are deleted"), "{marks:?}");
+    assert_eq!(*stale.lock().unwrap(), [0, 0]);
     peace(sim);
 }
 

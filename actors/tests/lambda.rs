@@ -19,7 +19,7 @@ use crate::threads::for_each_below;
 const SEEDS: u64 = 300;
 
 /// What the seeds are for: it must have happened.
-const SITUATIONS: [&str; 16] = [
+const SITUATIONS: [&str; 17] = [
     "a batch is done in part",
     "a batch is halved",
     "a child opens",
@@ -32,6 +32,7 @@ const SITUATIONS: [&str; 16] = [
     "a file of a committed epoch is written once more",
     "a tick takes the shards of a worker that is gone",
     "an idle shard's bound moves",
+    "files that were staged under a lost lease are deleted",
     "one batch is handed to two at once",
     "takeover beside a process that lives",
     "what was acknowledged is handed over again",
@@ -60,6 +61,14 @@ fn a_sink_that_two_processes_make_known_at_once_misses_no_letter() {
         let survived = Arena::default().survive_lambda(seed);
         assert!(survived.is_ok(), "{}", survived.unwrap_err());
     }
+}
+
+/// The second of two who were overtaken staged an epoch after the shard had ended: nobody takes such a shard again and would clear
+/// up.
+#[test]
+fn whoever_was_overtaken_leaves_nothing_staged_behind() {
+    let survived = Arena::default().survive_lambda(9_003_704);
+    assert!(survived.is_ok(), "{}", survived.unwrap_err());
 }
 
 #[test]

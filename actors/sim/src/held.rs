@@ -140,7 +140,9 @@ impl Store {
         self.check_permit(shard, lease, epoch, who);
         let before = self.staged.len();
         self.staged.retain(|key, file| {
-            file.shard != *shard || file.lease_epoch >= lease || keep.iter().any(|output| output.staged == *key)
+            let is_live = (file.lease_epoch, file.epoch) > (lease, epoch);
+            let is_elsewhere = file.only_of.is_some_and(|only| only != who);
+            file.shard != *shard || is_live || is_elsewhere || keep.iter().any(|output| output.staged == *key)
         });
         let discarded = (before - self.staged.len()) as u64;
         let begun = self.uploads.len();
@@ -152,7 +154,10 @@ impl Store {
             self.mark("an upload that nobody named is ended");
         }
         if discarded > 0 {
-            self.mark("files of an epoch that never became true are deleted");
+            self.mark(match epoch {
+                u64::MAX => "files that were staged under a lost lease are deleted",
+                _ => "files of an epoch that never became true are deleted",
+            });
         }
         discarded
     }

@@ -469,6 +469,11 @@ impl Store {
 
     /// Whoever shows a permit must have won it himself.
     pub(crate) fn check_permit(&mut self, shard: &ShardId, lease: u64, epoch: u64, who: u64) {
+        let now = self.rows.get(shard).map_or(0, |row| row.lease_epoch);
+        if epoch == u64::MAX {
+            return self
+                .rule(now > lease, || format!("{shard}: process {who} gives up lease {lease}, which nobody has overtaken"));
+        }
         let holder = self.permits.get(&(shard.clone(), lease, epoch)).copied();
         self.rule(holder == Some(who), || format!("{shard}: process {who} acts on {lease}/{epoch}, won by {holder:?}"));
     }

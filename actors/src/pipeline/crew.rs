@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::fleet::withdraw;
 use super::supervisor::{End, Supervisor};
 use super::{Outcome, Parts, Places, lacks_a_parent, may_open, rows_of_all_listed};
 use crate::machines::fleet::{FleetAct, FleetMachine};
@@ -36,6 +37,8 @@ pub(super) struct Crew {
     running: BTreeMap<ShardId, Flag>,
     /// Ended for good as far as this process is concerned.
     done: BTreeSet<ShardId>,
+    /// Leases that were lost, and what was staged under them is ours to remove once somebody has overtaken us.
+    lost: BTreeMap<ShardId, u64>,
     /// Read to their end by everybody.
     finish: Flag,
     fleet: Option<FleetMachine>,
@@ -48,8 +51,8 @@ impl Crew {
     pub(super) fn new(parts: Parts, places: Places, door: Door<NewEpoch>) -> Self {
         let (ended, endings) = mpsc::unbounded_channel();
         let fleet = parts.fleet.as_ref().map(|_| FleetMachine::new(&parts.config.owner));
-        let (running, done, finish, orphans, outcome) = Default::default();
-        Self { parts, places, door, ended, endings, running, done, finish, fleet, orphans, outcome }
+        let (running, done, lost, finish, orphans, outcome) = Default::default();
+        Self { parts, places, door, ended, endings, running, done, lost, finish, fleet, orphans, outcome }
     }
 
     /// Supervises shards until each has ended for good, or until told to stop.
@@ -137,6 +140,7 @@ impl Crew {
 
     /// Some shards are ours. Is nothing left to wait for?
     async fn share(&mut self, rows: &[ShardRow], stop: &Flag) -> bool {
+        self.leave_to_others(rows);
         let (Some(machine), Some(fleet)) = (&self.fleet, self.parts.fleet.clone()) else { return true };
         let leaving = stop.is_raised() || self.finish.is_raised();
         self.tell_board(rows);
@@ -181,6 +185,18 @@ impl Crew {
         }
     }
 
+    fn leave_to_others(&mut self, rows: &[ShardRow]) {
+        let parts = &self.parts;
+        self.lost.retain(|shard, lease_epoch| {
+            let overtaken = rows.iter().any(|row| row.shard == *shard && row.lease_epoch > *lease_epoch);
+            if overtaken {
+                let (parts, shard, lease_epoch) = (parts.clone(), shard.clone(), *lease_epoch);
+                actix::spawn(async move { withdraw(&parts, &shard, lease_epoch).await });
+            }
+            !overtaken
+        });
+    }
+
     fn start(&mut self, index: usize, shard: ShardId, only: Option<u64>, stop: &Flag) {
         let (parts, places, door, leave) = (self.parts.clone(), self.places.clone(), self.door.clone(), Flag::default());
         self.running.insert(shard.clone(), leave.clone());
@@ -199,10 +215,11 @@ impl Crew {
     fn ended(&mut self, shard: ShardId, end: Result<End>) {
         self.running.remove(&shard);
         match end {
-            Ok(End::Lost) => self.parts.board.settle(&shard, Life::Elsewhere),
-            Ok(End::LetGo) => {
+            Ok(End::Lost(lease_epoch)) => {
                 self.parts.board.settle(&shard, Life::Elsewhere);
+                self.lost.extend(lease_epoch.map(|lease_epoch| (shard, lease_epoch)));
             }
+            Ok(End::LetGo) => self.parts.board.settle(&shard, Life::Elsewhere),
             Ok(End::Finished) => {
                 self.done.insert(shard);
             }

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Fleet, Parts, Places, gold_and_sinks};
+use crate::history;
 use crate::machines::fleet::LOOKS;
 use crate::model::fault::{Fault, Kind, Result};
 use crate::model::position::ShardId;
@@ -158,6 +159,27 @@ pub(super) async fn sweep(parts: &Parts, shard: &ShardId, lease_epoch: u64) {
     let Some(live) = parts.board.get(shard) else { return };
     if let Err(fault) = parts.outputs.discard_staged(CommitPermit::won(lease_epoch, live.epoch), shard, &[]).await {
         tracing::warn!(%shard, %fault, "what was begun and never committed stays stored");
+    }
+}
+
+/// Removes what an owner who has been overtaken had staged and nobody named: it may lie on his disk only, or have been stored
+/// after his successor had looked, and a shard that has ended since is taken by nobody who would look again. Where it can't be
+/// done now, it is when he takes the shard again, or as with [`sweep`].
+pub(super) async fn withdraw(parts: &Parts, shard: &ShardId, lease_epoch: u64) {
+    let withdrawn = async {
+        // Also where only the time for a life sign has passed: a swap of ours may still arrive.
+        let Some(row) = parts.rows.shard(shard).await?.filter(|row| row.lease_epoch > lease_epoch) else { return Ok(0) };
+        let named = match &row.object {
+            Some(object) => history::read(parts.blobs.as_ref(), object).await?.pending()?,
+            None => Vec::new(),
+        };
+        let named: Vec<_> = named.into_iter().map(|held| held.output).collect();
+        parts.outputs.discard_staged(CommitPermit::overtaken(lease_epoch), shard, &named).await
+    };
+    match withdrawn.await {
+        Ok(0) => {}
+        Ok(files) => tracing::info!(%shard, lease = lease_epoch, files, "what was staged under a lost lease is deleted"),
+        Err(fault) => tracing::warn!(%shard, lease = lease_epoch, %fault, "what was staged under a lost lease stays stored"),
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) enum End {
     Finished,
     /// Let go for another worker.
     LetGo,
-    /// Another worker has taken it, or may have.
-    Lost,
+    /// Another worker has taken it, or may have, after this lease of ours, if we had one.
+    Lost(Option<u64>),
 }
 
 /// What is held of a shard between two generations.
@@ -78,7 +78,9 @@ impl Supervisor {
             if let Some(fault) = fenced.filter(|_| self.parts.fleet.is_some()) {
                 // Whose it is now is for the next look to say: to take it back at once would be to fight for it.
                 tracing::warn!(shard = %self.shard, generation = number, %fault, "shard lost");
-                return Ok(End::Lost);
+                let held = held.lock().unwrap_or_else(PoisonError::into_inner);
+                // Without a heart, it is the lease of whoever we meant to succeed.
+                return Ok(End::Lost(held.heart.as_ref().and(held.lease_epoch)));
             }
             let fault = match ended {
                 Ok((_, Exit::Finished)) => return Ok(self.finished(&held).await),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
-use super::fleet::release;
+use super::fleet::{release, withdraw};
 use super::handed::OneAnswer;
 use super::rebuild::settle;
 use super::supervisor::Supervisor;
@@ -155,7 +155,7 @@ pub(super) async fn turn(
     errand: Errand,
     over: &Flag,
 ) -> Result<()> {
-    let mut pause = Pause::new(parts.clock.clone());
+    let (mut pause, given) = (Pause::new(parts.clock.clone()), only);
     loop {
         let done = once(parts, places, shard, &mut only, errand.clone(), over).await;
         match done {
@@ -165,6 +165,12 @@ pub(super) async fn turn(
                     Ok(())
                 };
                 in_time(over, wait).await?;
+            }
+            Err(fault) if fault.kind() == Kind::Fenced => {
+                if let Some(lease_epoch) = only.filter(|_| only != given) {
+                    withdraw(parts, shard, lease_epoch).await;
+                }
+                return Err(fault);
             }
             done => return done,
         }

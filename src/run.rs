@@ -137,6 +137,7 @@ fn shard_status(shard: &str, live: &Live, records_per_s: f64) -> ShardStatus {
         restarts: live.restarts,
         last_fault: live.last_fault.clone(),
         in_flight_bytes: live.in_flight as u64,
+        group_bytes: live.groups,
         epoch_open: live.epoch + 1,
         position_read: live.position.sequence().map(|sequence| sequence.to_string()),
         behind_ms: live.behind_us.map(|behind| behind / 1_000),

@@ -296,6 +296,8 @@ pub struct Limits {
     pub fetch_records: u32,
     /// Open files per shard.
     pub open_files: u32,
+    /// Memory of the aggregates of one epoch of a shard; the epoch ends when they reach it.
+    pub group_memory: Size,
     /// Memory of all merges of windows together; what does not fit goes by way of files.
     pub merge_memory: Size,
 }
@@ -372,8 +374,9 @@ impl Default for Commit {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (in_flight, fetch, merge_memory) = (Size::from_mib(64), Size::from_mib(4), Size::from_mib(256));
-        Self { in_flight, fetch, fetch_records: 10_000, open_files: 32, merge_memory }
+        let (in_flight, fetch) = (Size::from_mib(64), Size::from_mib(4));
+        let (group_memory, merge_memory) = (Size::from_mib(128), Size::from_mib(256));
+        Self { in_flight, fetch, fetch_records: 10_000, open_files: 32, group_memory, merge_memory }
     }
 }
 

@@ -247,6 +247,7 @@ fn shard_config(settings: &Settings, drain: bool) -> ShardConfig {
     ShardConfig {
         commit_interval_us: settings.commit.interval.us(),
         commit_size: settings.commit.size.as_usize() as u64,
+        group_memory: settings.limits.group_memory.as_usize() as u64,
         disorder_us: settings.event.disorder.us(),
         poll_us: POLL_US,
         on_gap: match settings.stream.on_gap {

@@ -33,3 +33,21 @@ fn a_window_that_outgrows_the_memory_of_merges_has_the_same_bytes() {
     // The audit of both computes Gold once more, each within its own memory.
     tight.evidence().must_equal(&roomy.evidence(), "a merge within 1 MiB");
 }
+
+#[test]
+fn an_epoch_whose_aggregates_reach_their_limit_ends_and_the_tables_are_the_same() {
+    let at_once = ["stream.parallelism=1", "commit.size=1GiB", "commit.interval=1h"];
+    let site = |site: Site| SETTINGS.into_iter().chain(at_once).fold(site, Site::set);
+    let epochs = |site: &Site| {
+        site.drain();
+        let epochs = site.answers("SELECT received FROM ledger WHERE received > 0 ORDER BY received DESC");
+        epochs.iter().map(|epoch| epoch["received"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let roomy = site(Site::with_events(2 * EVENTS));
+    let whole = epochs(&roomy);
+    assert_eq!((whole.len(), whole.iter().sum()), (3, 2 * EVENTS), "one for each shard");
+    let tight = site(Site::with_stream_of(&roomy)).set("limits.group_memory=1MiB");
+    let cut = epochs(&tight);
+    assert!(cut.len() >= 9 && cut[0] < whole[2] / 2, "{cut:?}");
+    tight.evidence().must_equal(&roomy.evidence(), "epochs of at most 1 MiB of aggregates");
+}

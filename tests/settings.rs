@@ -160,6 +160,7 @@ fn every_contradiction_has_its_sentence() {
         ("limits.fetch=0B", "reads nothing"),
         ("limits.fetch_records=0", "out of range"),
         ("limits.open_files=1", "out of range"),
+        ("limits.group_memory=1000KiB", "nothing but commits"),
         ("limits.merge_memory=1000KiB", "small files"),
         ("restart.backoff_max=1ms", "shorter than the first"),
         ("breaker.share=1.5", "not a share"),

@@ -389,6 +389,8 @@ pub trait PartitionEngine: Send {
     fn admit(&mut self, table: usize, silver: &RecordBatch) -> Result<Option<BooleanArray>>;
     /// Adds these rows to these windows (`rows[i]` belongs to the window that starts at `windows_us[i]`).
     fn accumulate(&mut self, table: usize, silver: &RecordBatch, rows: &[u32], windows_us: &[i64]) -> Result<()>;
+    /// Bytes held in states since the last cut, as an estimate that may lag a little behind.
+    fn held(&mut self) -> usize;
     /// Hands out all states since the last cut and forgets them.
     fn cut(&mut self) -> Result<Vec<Partial>>;
 }

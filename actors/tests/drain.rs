@@ -1,8 +1,11 @@
 //! `run --drain`: everything there is goes through, once, and ends.
 
-use sluicebox_sim::plan::{Plan, Rng};
-use sluicebox_sim::sim::Sim;
-use sluicebox_sim::truth::{SECOND, T0};
+use std::time::Duration;
+
+use sluicebox_sim::engine::GROUP_BYTES;
+use sluicebox_sim::plan::{Act, Op, Plan, Rng};
+use sluicebox_sim::sim::{Sim, shard_id};
+use sluicebox_sim::truth::{MINUTE, SECOND, T0};
 
 /// A seeded world of so many shards with so many records each.
 pub(crate) fn filled(seed: u64, shards: usize, records: u64) -> Sim {
@@ -60,6 +63,38 @@ fn gold_is_the_same_however_the_stream_is_cut_and_spread() {
     {
         assert_eq!(run(parallelism, commit_size, records, latency_ms), one);
     }
+}
+
+/// The cut after which an epoch is due comes when the partitions have said what they hold: what was on its way is in it, too.
+#[test]
+fn an_epoch_ends_when_its_aggregates_are_as_large_as_they_may_be() {
+    let most = 12;
+    let run = |group_memory: usize, slow: &[(Op, u64, u64, Act)]| {
+        let mut sim = Sim::new(6, 1);
+        // A group each, in one window of each table.
+        (0..200).for_each(|n| sim.event(0, T0 + n * SECOND, &format!("key-{n}"), T0 + n * SECOND / 10, n));
+        (sim.config.parallelism, sim.config.fetch.records, sim.config.shard.drain) = (3, 2, true);
+        (sim.config.shard.commit_size, sim.config.shard.commit_interval_us) = (1 << 30, 60 * MINUTE);
+        sim.config.shard.group_memory = (group_memory * GROUP_BYTES) as u64;
+        sim.run(Plan { nth: slow.to_vec(), ..Plan::default() }).good();
+        sim.assert_complete();
+        let store = sim.store();
+        let sizes = store.commits[&shard_id(0)].iter().map(|commit| commit.header.counts.silver);
+        let sizes: Vec<u64> = sizes.collect();
+        drop(store);
+        (sizes, sim.gold())
+    };
+    let (whole, gold) = run(1 << 20, &[]);
+    assert_eq!(whole.iter().filter(|rows| **rows > 0).count(), 1, "{whole:?}");
+    let (cut, same) = run(most, &[]);
+    // The second table leaves some rows out.
+    assert!(cut.len() > 10 && cut.iter().all(|rows| *rows <= 3 * most as u64), "{cut:?}");
+    assert_eq!(same, gold);
+    // While an epoch can't be committed, the next one waits when it is as large as it may be.
+    let away = [(Op::BlobPut, 1, 1, Act::Stall(Duration::from_secs(600)))];
+    let (cut, same) = run(most, &away);
+    assert!(cut.len() > 10 && cut.iter().all(|rows| *rows <= 3 * most as u64), "{cut:?}");
+    assert_eq!(same, gold);
 }
 
 #[test]

@@ -252,22 +252,43 @@ fn a_clock_that_is_set_back_makes_no_read_look_answered_that_is_not() {
     assert!(!machine.is_idle() && !commits_a_bound(&effects), "{effects:?}");
 }
 
-#[test]
-fn a_shard_whose_records_are_still_being_decoded_does_not_move_its_bound_by_the_clock() {
-    let record = RawRecord {
+fn record(data: &'static [u8]) -> RawRecord {
+    RawRecord {
         sequence: Sequence::dense(1),
         sub_sequence: 0,
         foreign: false,
         partition_key: Bytes::from_static(b"key"),
         arrival_us: T0,
-        data: Bytes::from_static(b"old"),
+        data: Bytes::from_static(data),
+    }
+}
+
+#[test]
+fn what_is_said_late_of_an_epoch_that_has_ended_is_not_held_against_the_next() {
+    let mut config = config().shard;
+    (config.group_memory, config.drain) = (1_000, false);
+    let mut machine = ShardMachine::new(config, AT_FIRST, T0);
+    machine.apply(ShardEvent::Started, T0);
+    machine.apply(ShardEvent::Read(Read { records: vec![record(b"one")], ..nothing(T0) }), T0);
+    let mut said = |epoch, grown| {
+        let progress = ShardEvent::Progress { epoch, records: 1, failed: Failures::new(), max_event_us: None, grown };
+        machine.apply(progress, T0);
+        (machine.opening().epoch, machine.groups())
     };
+    assert_eq!(said(1, 999), (1, 999));
+    assert_eq!(said(1, 1), (2, 0), "the epoch is as large as it may be");
+    assert_eq!(said(1, 5_000), (2, 0));
+    assert_eq!(said(2, 700), (2, 700));
+}
+
+#[test]
+fn a_shard_whose_records_are_still_being_decoded_does_not_move_its_bound_by_the_clock() {
     let mut config = config().shard;
     config.drain = false;
     let had_some = Resumed { last_arrival_us: Some(T0), max_event_us: Some(T0 - 10 * MINUTE), ..AT_FIRST };
     let mut machine = ShardMachine::new(config, had_some, T0);
     machine.apply(ShardEvent::Started, T0);
-    machine.apply(ShardEvent::Read(Read { records: vec![record], ..nothing(T0) }), T0);
+    machine.apply(ShardEvent::Read(Read { records: vec![record(b"old")], ..nothing(T0) }), T0);
     // The epoch is over, and a partition has not come to its record, which may be of any age.
     others(&mut machine, T0, T0 + 2 * SECOND);
     machine.apply(ShardEvent::Read(nothing(T0 + 2 * SECOND)), T0 + 2 * SECOND);
@@ -275,7 +296,7 @@ fn a_shard_whose_records_are_still_being_decoded_does_not_move_its_bound_by_the_
     let effects = others(&mut machine, T0, T0 + 5 * SECOND);
     assert!(!commits_a_bound(&effects), "{effects:?}");
     let old = Some(T0 - 60 * MINUTE);
-    let done = ShardEvent::Progress { records: 1, failed: Failures::new(), max_event_us: old };
+    let done = ShardEvent::Progress { epoch: 1, records: 1, failed: Failures::new(), max_event_us: old, grown: 0 };
     let effects = machine.apply(done, T0 + 5 * SECOND);
     assert!(commits_a_bound(&effects), "now it is known how old it was: {effects:?}");
 }

@@ -63,8 +63,8 @@ fn a_sink_that_two_processes_make_known_at_once_misses_no_letter() {
     }
 }
 
-/// The second of two who were overtaken staged an epoch after the shard had ended: nobody takes such a shard again and would clear
-/// up.
+/// The second of two who were overtaken staged an epoch after the shard had ended: nobody who would clear up takes such a shard
+/// again.
 #[test]
 fn whoever_was_overtaken_leaves_nothing_staged_behind() {
     let survived = Arena::default().survive_lambda(9_003_704);

@@ -38,6 +38,10 @@ impl PartitionEngine for Edited {
         self.engine.accumulate(table, silver, rows, windows_us)
     }
 
+    fn held(&mut self) -> usize {
+        self.engine.held()
+    }
+
     fn cut(&mut self) -> Result<Vec<Partial>> {
         self.engine.cut()
     }

@@ -105,7 +105,7 @@ impl Engine for SqlEngine {
 
     fn partition(&self) -> Result<Box<dyn PartitionEngine>> {
         let groups = self.plans.gold.iter().map(GoldPlan::groups).collect::<Result<Vec<_>>>()?;
-        Ok(Box::new(SqlPartition { decoder: (self.decoders)(), plans: self.plans.clone(), groups }))
+        Ok(Box::new(SqlPartition { decoder: (self.decoders)(), plans: self.plans.clone(), groups, unmeasured: 0, held: 0 }))
     }
 
     fn merge(&self, table: usize, parts: &[RecordBatch]) -> Result<RecordBatch> {
@@ -134,7 +134,13 @@ pub struct SqlPartition {
     decoder: Box<dyn EventDecoder>,
     plans: Arc<Plans>,
     groups: Vec<Groups>,
+    /// Rows that came since `held` was measured.
+    unmeasured: usize,
+    held: usize,
 }
+
+/// Rows that may come before what is held is measured again, at the least.
+const MEASURE_ROWS: usize = 1_024;
 
 impl SqlPartition {
     /// Bytes held in groups.
@@ -184,10 +190,21 @@ impl PartitionEngine for SqlPartition {
         if rows.is_empty() {
             return Ok(());
         }
+        self.unmeasured += rows.len();
         groups.accumulate(silver, rows, windows_us, plan.size_us()).map_err(|error| plan.bug(&error))
     }
 
+    fn held(&mut self) -> usize {
+        // To measure takes a look at every group: it is worth as many rows as there are groups, less some.
+        let groups = self.groups.iter().map(Groups::len).sum::<usize>();
+        if self.unmeasured >= MEASURE_ROWS.max(groups / 8) {
+            (self.held, self.unmeasured) = (self.size(), 0);
+        }
+        self.held
+    }
+
     fn cut(&mut self) -> Result<Vec<Partial>> {
+        (self.held, self.unmeasured) = (0, 0);
         let mut partials = Vec::new();
         for (table, groups) in self.groups.iter_mut().enumerate() {
             let plan = self.plans.gold(table)?;

@@ -70,6 +70,8 @@ pub struct ShardStatus {
     pub last_fault: Option<String>,
     /// Bytes under credit.
     pub in_flight_bytes: u64,
+    /// Bytes of the open epoch's aggregates.
+    pub group_bytes: u64,
     /// Number of the epoch that is open.
     pub epoch_open: u64,
     /// Last sequence number read.

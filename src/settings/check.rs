@@ -133,6 +133,10 @@ impl Settings {
         }
         findings.range("limits.fetch_records", u64::from(limits.fetch_records), 1, 1_000_000);
         findings.range("limits.open_files", u64::from(limits.open_files), 2, 4_096);
+        if limits.group_memory < Size::from_mib(1) {
+            let message = format!("epochs with aggregates of {} would be nothing but commits", limits.group_memory);
+            findings.add("limits.group_memory", message, "write at least \"1MiB\"; \"128MiB\" is the default");
+        }
         if limits.merge_memory < Size::from_mib(1) {
             let message = format!("a merge within {} would be nothing but small files", limits.merge_memory);
             findings.add("limits.merge_memory", message, "write at least \"1MiB\"; \"256MiB\" is the default");

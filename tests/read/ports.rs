@@ -187,6 +187,9 @@ impl PartitionEngine for ToyPartition {
         }
         Ok(())
     }
+    fn held(&mut self) -> usize {
+        0
+    }
     fn cut(&mut self) -> Result<Vec<Partial>> {
         let groups = std::mem::take(&mut self.0);
         Ok(groups

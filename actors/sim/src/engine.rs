@@ -133,6 +133,9 @@ fn rows_of(states: &RecordBatch, kept: &[usize]) -> Result<RecordBatch> {
     RecordBatch::try_new(states.schema(), columns).map_err(|error| bug(&error))
 }
 
+/// What a group is said to hold.
+pub const GROUP_BYTES: usize = 100;
+
 struct SmallPartition {
     states: BTreeMap<(usize, i64), States>,
     bad: &'static str,
@@ -199,6 +202,10 @@ impl PartitionEngine for SmallPartition {
             add(self.states.entry((table, *window_us)).or_default(), key, (1, value, value, value));
         }
         Ok(())
+    }
+
+    fn held(&mut self) -> usize {
+        self.states.values().map(|groups| groups.len() * GROUP_BYTES).sum()
     }
 
     fn cut(&mut self) -> Result<Vec<Partial>> {

@@ -88,6 +88,10 @@ impl PartitionEngine for FaultyPartition {
         self.inner.accumulate(table, silver, rows, windows_us)
     }
 
+    fn held(&mut self) -> usize {
+        self.inner.held()
+    }
+
     fn cut(&mut self) -> Result<Vec<Partial>> {
         self.process.now_op(Op::EngineCut, "", |_| Ok(()))?;
         let partials = self.inner.cut()?;

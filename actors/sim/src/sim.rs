@@ -426,6 +426,7 @@ pub fn config() -> PipelineConfig {
         shard: ShardConfig {
             commit_interval_us: SECOND,
             commit_size: 400,
+            group_memory: 1 << 20,
             disorder_us: DISORDER,
             poll_us: 100_000,
             on_gap: OnGap::Halt,

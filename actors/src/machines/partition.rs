@@ -33,6 +33,8 @@ pub struct Processed {
     pub failed: Failures,
     /// Largest event time among accepted events.
     pub max_event_us: Option<i64>,
+    /// So many bytes more are held in partial aggregates than before.
+    pub grown: usize,
 }
 
 /// What one partition adds to an epoch.
@@ -56,12 +58,13 @@ pub struct PartitionMachine {
     open: Opening,
     cut: Cut,
     windows: BTreeMap<(usize, i64), WindowCounts>,
+    held: usize,
 }
 
 impl PartitionMachine {
     /// A partition whose first epoch opens like this.
     pub fn new(engine: Box<dyn PartitionEngine>, tables: Vec<GoldTable>, postmark: Postmark, open: Opening) -> Self {
-        let mut machine = Self { engine, tables, postmark, open, cut: Cut::default(), windows: BTreeMap::new() };
+        let mut machine = Self { engine, tables, postmark, open, cut: Cut::default(), windows: BTreeMap::new(), held: 0 };
         machine.cut = machine.empty_cut();
         machine
     }
@@ -107,7 +110,9 @@ impl PartitionMachine {
             self.aggregate(table, slice, &decoded.silver, &decoded.origin, now_us, &mut letters)?;
         }
         self.cut.max_event_us = self.cut.max_event_us.max(decoded.max_event_us);
-        Ok(Processed { silver: decoded.silver, letters, records, failed, max_event_us: decoded.max_event_us })
+        let before = std::mem::replace(&mut self.held, self.engine.held());
+        let grown = self.held.saturating_sub(before);
+        Ok(Processed { silver: decoded.silver, letters, records, failed, max_event_us: decoded.max_event_us, grown })
     }
 
     fn letter(&self, slice: &RawSlice, rejection: Rejection, now_us: i64) -> Result<Letter> {
@@ -221,6 +226,8 @@ impl PartitionMachine {
         }
         cut.bodies = bodies;
         self.open = next;
+        // Room that an engine keeps for its next states does not count again.
+        self.held = self.engine.held();
         Ok(cut)
     }
 

@@ -69,6 +69,7 @@ pub struct ShardMachine {
     position: Position,
     records: u64,
     bytes: u64,
+    groups: u64,
     gaps: u64,
     gap_at: Option<Position>,
     first_record_at_us: Option<i64>,
@@ -109,6 +110,7 @@ impl ShardMachine {
             position,
             records: 0,
             bytes: 0,
+            groups: 0,
             gaps: 0,
             gap_at: None,
             first_record_at_us: None,
@@ -163,6 +165,11 @@ impl ShardMachine {
         self.last_arrival_us.is_some()
     }
 
+    /// Bytes that the open epoch's partial aggregates hold, for people.
+    pub fn groups(&self) -> u64 {
+        self.groups
+    }
+
     /// Read position, for people.
     pub fn position(&self) -> Position {
         self.position
@@ -184,8 +191,11 @@ impl ShardMachine {
         match event {
             ShardEvent::Started => {}
             ShardEvent::Read(read) => self.read(read, now_us, &mut effects),
-            ShardEvent::Progress { records, failed, max_event_us } => {
+            ShardEvent::Progress { epoch, records, failed, max_event_us, grown } => {
                 self.in_partitions = self.in_partitions.saturating_sub(records);
+                if epoch == self.open.epoch {
+                    self.groups += grown;
+                }
                 self.max_event_us = self.max_event_us.max(max_event_us);
                 if let Some(trip) = self.breaker.saw(records, failed) {
                     self.stopped = true;
@@ -331,7 +341,8 @@ impl ShardMachine {
         } else if self.stopping {
             (self.records > 0 || self.evidence_is_old()) && self.in_partitions == 0
         } else if self.records > 0 {
-            self.bytes >= self.config.commit_size || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
+            let full = self.bytes >= self.config.commit_size || self.groups >= self.config.group_memory;
+            full || self.first_record_at_us.is_some_and(waited) || (self.config.drain && at_rest)
         } else {
             let due = waited(self.sealed_at_us) || (self.config.drain && at_rest) || self.has_looked();
             (bound > self.open.bound && due) || self.evidence_is_old()
@@ -356,7 +367,7 @@ impl ShardMachine {
         self.open = next;
         self.sealed_fresh_us = self.fresh_us;
         self.from = self.position;
-        (self.records, self.bytes, self.gaps) = (0, 0, 0);
+        (self.records, self.bytes, self.groups, self.gaps) = (0, 0, 0, 0);
         self.first_record_at_us = None;
         self.sealed_at_us = now_us;
     }
@@ -379,7 +390,9 @@ impl ShardMachine {
             }
             return;
         }
-        let full = self.open.epoch > self.committed + 1 && self.bytes >= self.config.commit_size.saturating_mul(UNCOMMITTED_MAX);
+        let is_large = self.bytes >= self.config.commit_size.saturating_mul(UNCOMMITTED_MAX);
+        // Groups are in memory: of these no more than is due may wait.
+        let full = self.open.epoch > self.committed + 1 && (is_large || self.groups >= self.config.group_memory);
         // What the last read found is old when it may be read again.
         self.caught_up &= !full;
         if !self.fetching && !self.held && !full && now_us >= self.next_fetch_us {

@@ -231,3 +231,24 @@ async fn generation(parts: Parts, places: &Places, taken: Taken, over: &Flag) ->
         Exit::Dismissed => Err(Fault::bug(format!("{actor} ended without a reason"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_owner_is_believed_gone_when_its_time_was_up_on_every_clock_there_may_be() {
+        let row = ShardRow::new("stream", ShardId::new("shard"), (0, 0), ShardState::Open);
+        let held = |owner: &str, now_us: i64| Hold::of(&ShardRow { owner: owner.to_owned(), ..row.clone() }, now_us);
+        let until = 1_767_600_000_000_000;
+        let mortal = owner_until(until, "sandbox:7");
+        assert_eq!(held(&mortal, until - 1), Hold::Mortal);
+        assert_eq!(held(&mortal, until + SKEW_US), Hold::Mortal);
+        assert_eq!(held(&mortal, until + SKEW_US + 1), Hold::Free);
+        assert_eq!(held("", until), Hold::Free);
+        // No time in its name: only its life signs tell.
+        for worker in ["host:1", "until:", "until:soon:host"] {
+            assert_eq!(held(worker, i64::MAX), Hold::Worker, "{worker}");
+        }
+    }
+}

@@ -97,12 +97,16 @@ pub struct Staged {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Progress {
+    /// The epoch that it is in.
+    pub epoch: u64,
     /// Records in it.
     pub records: u64,
     /// Which of them failed decode or contract.
     pub failed: Failures,
     /// Largest event time in it.
     pub max_event_us: Option<i64>,
+    /// Bytes by which the epoch's partial aggregates grew.
+    pub grown: usize,
 }
 
 /// Commit → shard, upward: an epoch is true.

@@ -55,7 +55,13 @@ impl PartitionActor {
         if !done.letters.is_empty() {
             self.letters.send(stamp.epoch, |stamp| Letters { stamp, letters: done.letters, credit });
         }
-        self.shard.tell(Progress { records: done.records, failed: done.failed, max_event_us: done.max_event_us });
+        self.shard.tell(Progress {
+            epoch: stamp.epoch,
+            records: done.records,
+            failed: done.failed,
+            max_event_us: done.max_event_us,
+            grown: done.grown,
+        });
         Ok(())
     }
 

@@ -100,6 +100,7 @@ impl ShardActor {
             live.had_records = machine.had_records();
             live.behind_us = machine.behind_us();
             live.in_flight = budget.in_use();
+            live.groups = machine.groups();
         });
     }
 
@@ -205,9 +206,9 @@ async fn fetch(
 impl Handler<Progress> for ShardActor {
     type Result = ();
     fn handle(&mut self, message: Progress, ctx: &mut Self::Context) {
-        let Progress { records, failed, max_event_us } = message;
+        let Progress { epoch, records, failed, max_event_us, grown } = message;
         self.board.update(&self.shard, |live| live.processed += records);
-        self.apply(ShardEvent::Progress { records, failed, max_event_us }, ctx);
+        self.apply(ShardEvent::Progress { epoch, records, failed, max_event_us, grown: grown as u64 }, ctx);
     }
 }
 

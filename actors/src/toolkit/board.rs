@@ -97,6 +97,8 @@ pub struct Live {
     pub quiet: bool,
     /// Bytes in flight.
     pub in_flight: usize,
+    /// Bytes of the open epoch's partial aggregates.
+    pub groups: u64,
     /// How far reading lies behind the newest record by the stream's clock (iterator age), microseconds.
     pub behind_us: Option<i64>,
     /// Running totals as committed, by this process or before it; of a shard that others have, the last that was ours.
@@ -202,7 +204,7 @@ impl Board {
             ShardState::Drained | ShardState::Retired => Life::Finished,
         };
         self.update(&row.shard, |live| {
-            (live.life, live.idle, live.in_flight) = (life, false, 0);
+            (live.life, live.idle, live.in_flight, live.groups) = (life, false, 0, 0);
             (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
         });
     }
@@ -210,7 +212,7 @@ impl Board {
     /// Its generation is over: nothing is under way any more, and nobody reads there, which is not idle: what has arrived since
     /// may be of any age.
     pub fn settle(&self, shard: &ShardId, life: Life) {
-        self.update(shard, |live| (live.life, live.idle, live.in_flight) = (life, false, 0));
+        self.update(shard, |live| (live.life, live.idle, live.in_flight, live.groups) = (life, false, 0, 0));
     }
 
     /// A copy of one entry.

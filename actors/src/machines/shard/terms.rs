@@ -37,6 +37,8 @@ pub struct ShardConfig {
     pub commit_interval_us: i64,
     /// … or with this much raw input.
     pub commit_size: u64,
+    /// … or when its partial aggregates hold this much. Records in flight make them somewhat larger.
+    pub group_memory: u64,
     /// How far event times may lie behind the largest one seen without being late.
     pub disorder_us: i64,
     /// Pause after a read that found nothing.
@@ -122,12 +124,16 @@ pub enum ShardEvent {
     Read(Read),
     /// A partition has processed a slice.
     Progress {
+        /// The epoch that it is in.
+        epoch: u64,
         /// Records in the slice.
         records: u64,
         /// Which of them failed decode or contract.
         failed: Failures,
         /// Largest event time in it.
         max_event_us: Option<i64>,
+        /// Bytes by which the epoch's partial aggregates grew.
+        grown: u64,
     },
     /// An epoch is true.
     Committed {

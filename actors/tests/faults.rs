@@ -3,15 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sluicebox_actors::history::take_over;
+use sluicebox_actors::history::{take_over, unless_overtaken};
 use sluicebox_actors::machines::restart::RestartConfig;
+use sluicebox_actors::model::fault::{Fault, Kind};
+use sluicebox_actors::model::row::ShardRow;
+use sluicebox_actors::pipeline::Outcome;
 use sluicebox_actors::ports::Clock;
 
 use crate::drain::filled;
 use sluicebox_sim::files::Files;
 use sluicebox_sim::plan::{ALONE, Act, OPS, Op, Plan};
 use sluicebox_sim::process::Process;
-use sluicebox_sim::sim::{Script, Sim, shard_id};
+use sluicebox_sim::sim::{End, Script, Sim, shard_id};
 use sluicebox_sim::sinks::Which;
 use sluicebox_sim::trace::Keep;
 use sluicebox_sim::truth::SECOND;
@@ -35,11 +38,7 @@ fn all_the_same(act: Act, skip: &[Op]) {
         for nth in [0, 1, 5] {
             let sim = world();
             let ran = sim.run(Plan::nth(op, nth, act));
-            assert!(
-                matches!(&ran.end, sluicebox_sim::sim::End::Ended(outcome) if outcome.is_good()),
-                "{op:?} {nth}: {:?}",
-                ran.end
-            );
+            assert!(matches!(&ran.end, End::Ended(outcome) if outcome.is_good()), "{op:?} {nth}: {:?}", ran.end);
             assert!(ran.counts.contains_key(&op) || op == Op::LedgerGet, "{op:?} never occurs");
             let wrong = sim.wrong(&[]);
             assert!(wrong.is_empty(), "{act:?} at {op:?} {nth}: {wrong:?}");
@@ -80,7 +79,7 @@ fn an_outage_is_waited_out_however_few_restarts_are_allowed() {
         sim.config.restart =
             RestartConfig { backoff_min_us: 10_000, backoff_max_us: 1_000_000, intensity: 3, period_us: 600_000_000 };
         let ran = sim.run(Plan::times(op, 3, 25, Act::ErrBefore));
-        assert!(matches!(&ran.end, sluicebox_sim::sim::End::Ended(outcome) if outcome.is_good()), "{op:?}: {:?}", ran.end);
+        assert!(matches!(&ran.end, End::Ended(outcome) if outcome.is_good()), "{op:?}: {:?}", ran.end);
         let wrong = sim.wrong(&[]);
         assert!(wrong.is_empty(), "{op:?}: {wrong:?}");
     }
@@ -184,4 +183,30 @@ fn while_a_commit_hangs_the_epoch_behind_it_grows_to_a_bound_and_reading_waits()
     let all = sim.store().reads;
     assert!(seen[0] > 2 && seen.iter().all(|reads| *reads == seen[0]) && all > seen[0] * 3, "{seen:?} of {all}");
     sim.assert_complete();
+}
+
+/// Whoever has the shard since may have mended or removed it.
+#[test]
+fn what_is_missed_or_strange_is_no_damage_once_somebody_else_has_the_shard() {
+    let sim = filled(3, 1, 20);
+    sim.drain();
+    let row = sim.store().rows[&shard_id(0)].clone();
+    let before = ShardRow { lease_epoch: row.lease_epoch - 1, ..row.clone() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let kinds = runtime.block_on(async {
+        let (process, parts) = sim.starts(sim.seeded(Plan::times(Op::RowGet, 2, 1, Act::ErrBefore)));
+        let mut kinds = Vec::new();
+        for (row, fault) in [
+            (&row, Fault::corrupt("missed")),
+            (&before, Fault::corrupt("missed")),
+            // The row can't be read: who has the shard is not known.
+            (&before, Fault::corrupt("missed")),
+            (&before, Fault::retry("away")),
+        ] {
+            kinds.push(unless_overtaken(parts.rows.as_ref(), row, fault).await.kind());
+        }
+        sim.ends(&process, End::Ended(Outcome::default()), Arc::default(), Duration::ZERO);
+        kinds
+    });
+    assert_eq!(kinds, [Kind::Corrupt, Kind::Fenced, Kind::Retry, Kind::Retry]);
 }

@@ -156,7 +156,7 @@ fn world(tools: Tools, seed: u64, size: Size, rng: &mut Rng) -> Sim {
     sim.config.in_flight = (64 << 10) << rng.below(5);
     sim.config.fetch.bytes = (64 << 10) << rng.below(3);
     // By a chance of its own: worlds of earlier seeds stay what they were.
-    let groups = Rng(seed ^ 0x6_20_0B5).below(24) as usize;
+    let groups = Rng(seed ^ 0x0062_00B5).below(24) as usize;
     if groups < 8 {
         sim.config.shard.group_memory = ((1 + groups) * GROUP_BYTES) as u64;
     }

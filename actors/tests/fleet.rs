@@ -248,6 +248,26 @@ fn a_worker_that_lost_a_shard_in_the_middle_of_an_epoch_removes_what_it_had_stag
     peace(sim);
 }
 
+/// Its last epoch is true, and its successor is about to show the files.
+#[test]
+fn a_worker_that_lost_a_shard_leaves_what_its_last_epoch_names_to_its_successor() {
+    let mut sim = Sim::new(12, 2);
+    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
+    let mut rng = Rng(12);
+    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    let freezes = Plan { nth: vec![(Op::Publish, 0, 1, Act::Freeze(Duration::from_secs(10)))], ..calm(12) };
+    let slow = Plan { nth: vec![(Op::Publish, 0, 2, Act::Stall(Duration::from_secs(30)))], ..calm(13) };
+    let ran = sim.run_many(vec![
+        (Duration::ZERO, freezes, stop_after(Duration::from_secs(90))),
+        (Duration::from_secs(1), slow, stop_after(Duration::from_secs(89))),
+    ]);
+    ran.into_iter().for_each(|ran| drop(ran.good()));
+    let marks = sim.store().marks.clone();
+    assert!(marks.contains_key("takeover beside a process that lives"), "{marks:?}");
+    assert!(!marks.contains_key("a file of a committed epoch is written once more"), "{marks:?}");
+    peace(sim);
+}
+
 fn peace(mut sim: Sim) {
     sim.config.shard.drain = true;
     sim.store().now_us += 600 * SECOND;

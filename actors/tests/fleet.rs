@@ -83,10 +83,14 @@ fn the_same_fleet_gives_the_same_trace_to_the_last_operation() {
 }
 
 fn serving(seed: u64, shards: usize) -> Sim {
-    let mut sim = Sim::new(seed, shards);
+    serves(Sim::new(seed, shards), 20)
+}
+
+/// A world of a fleet that waits for more, with so many records in each shard.
+fn serves(mut sim: Sim, records: u64) -> Sim {
     (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
-    let mut rng = Rng(seed);
-    (0..shards).for_each(|shard| sim.fill(shard, 20, &mut rng));
+    let (shards, mut rng) = (sim.store().streams.len(), Rng(sim.seed));
+    (0..shards).for_each(|shard| sim.fill(shard, records, &mut rng));
     sim
 }
 
@@ -174,10 +178,7 @@ fn gold_is_made_of_what_every_worker_commits() {
 /// Nobody takes a shard over that has ended well: what its owner began and did not hear of is ended by himself.
 #[test]
 fn uploads_whose_answers_were_lost_are_ended_before_their_shards_are_let_go() {
-    let mut sim = Sim::with(Tools::apart(), 4, 2);
-    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
-    let mut rng = Rng(4);
-    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    let sim = serves(Sim::with(Tools::apart(), 4, 2), 60);
     // Each begins twice, and the first is not heard of.
     let plan = Plan { nth: vec![(Op::Hold, 0, 1_000, Act::Twice)], ..calm(8) };
     let ran = sim.run_many(vec![(Duration::ZERO, plan, stop_after(Duration::from_secs(60)))]);
@@ -218,10 +219,7 @@ fn whoever_waits_for_services_that_are_away_ends_when_asked_to() {
 /// Its successor can't reach its disk, and it may never have the shard again.
 #[test]
 fn a_worker_that_lost_a_shard_in_the_middle_of_an_epoch_removes_what_it_had_staged() {
-    let mut sim = Sim::with(Tools::apart(), 9, 2);
-    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
-    let mut rng = Rng(9);
-    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    let sim = serves(Sim::with(Tools::apart(), 9, 2), 60);
     let freezes = Plan { nth: vec![(Op::BlobPut, 3, 1, Act::Freeze(Duration::from_secs(10)))], ..calm(10) };
     let stale = Arc::new(Mutex::new(Vec::new()));
     let (world, at_the_end) = (sim.clone(), stale.clone());
@@ -251,10 +249,7 @@ fn a_worker_that_lost_a_shard_in_the_middle_of_an_epoch_removes_what_it_had_stag
 /// Its last epoch is true, and its successor is about to show the files.
 #[test]
 fn a_worker_that_lost_a_shard_leaves_what_its_last_epoch_names_to_its_successor() {
-    let mut sim = Sim::new(12, 2);
-    (sim.failover, sim.config.shard.drain) = (Some(FAILOVER), false);
-    let mut rng = Rng(12);
-    (0..2).for_each(|shard| sim.fill(shard, 60, &mut rng));
+    let sim = serves(Sim::new(12, 2), 60);
     let freezes = Plan { nth: vec![(Op::Publish, 0, 1, Act::Freeze(Duration::from_secs(10)))], ..calm(12) };
     let slow = Plan { nth: vec![(Op::Publish, 0, 2, Act::Stall(Duration::from_secs(30)))], ..calm(13) };
     let ran = sim.run_many(vec![

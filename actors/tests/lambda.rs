@@ -57,18 +57,19 @@ fn hundreds_of_functions_that_are_handed_everything_again_lose_and_double_nothin
 /// at how far the shards had come after the faster one had committed, and the letters up to there never came.
 #[test]
 fn a_sink_that_two_processes_make_known_at_once_misses_no_letter() {
-    for seed in [9_000_834, 9_003_868] {
-        let survived = Arena::default().survive_lambda(seed);
-        assert!(survived.is_ok(), "{}", survived.unwrap_err());
-    }
+    [9_000_834, 9_003_868].into_iter().for_each(survives);
+}
+
+fn survives(seed: u64) {
+    let survived = Arena::default().survive_lambda(seed);
+    assert!(survived.is_ok(), "{}", survived.unwrap_err());
 }
 
 /// The second of two who were overtaken staged an epoch after the shard had ended: nobody who would clear up takes such a shard
 /// again.
 #[test]
 fn whoever_was_overtaken_leaves_nothing_staged_behind() {
-    let survived = Arena::default().survive_lambda(9_003_704);
-    assert!(survived.is_ok(), "{}", survived.unwrap_err());
+    survives(9_003_704);
 }
 
 #[test]

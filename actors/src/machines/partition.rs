@@ -58,6 +58,7 @@ pub struct PartitionMachine {
     open: Opening,
     cut: Cut,
     windows: BTreeMap<(usize, i64), WindowCounts>,
+    /// What the engine held when it was asked last; nothing after a cut.
     held: usize,
 }
 
@@ -226,8 +227,7 @@ impl PartitionMachine {
         }
         cut.bodies = bodies;
         self.open = next;
-        // Room that an engine keeps for its next states does not count again.
-        self.held = self.engine.held();
+        self.held = 0;
         Ok(cut)
     }
 

@@ -51,6 +51,13 @@ struct Held {
     heart: Option<Heart>,
 }
 
+impl Held {
+    /// The lease that is ours: without a heart, it is that of whoever we meant to succeed.
+    fn ours(&self) -> Option<u64> {
+        self.heart.as_ref().and(self.lease_epoch)
+    }
+}
+
 impl Supervisor {
     /// Ok when the shard has ended as it should; Err when it was given up. With `only`, it is taken from whoever has that lease
     /// and from nobody else, now and after each fault.
@@ -78,9 +85,7 @@ impl Supervisor {
             if let Some(fault) = fenced.filter(|_| self.parts.fleet.is_some()) {
                 // Whose it is now is for the next look to say: to take it back at once would be to fight for it.
                 tracing::warn!(shard = %self.shard, generation = number, %fault, "shard lost");
-                let held = held.lock().unwrap_or_else(PoisonError::into_inner);
-                // Without a heart, it is the lease of whoever we meant to succeed.
-                return Ok(End::Lost(held.heart.as_ref().and(held.lease_epoch)));
+                return Ok(End::Lost(held.lock().unwrap_or_else(PoisonError::into_inner).ours()));
             }
             let fault = match ended {
                 Ok((_, Exit::Finished)) => return Ok(self.finished(&held).await),
@@ -116,8 +121,8 @@ impl Supervisor {
     }
 
     async fn finished(&self, held: &Mutex<Held>) -> End {
-        let Held { lease_epoch, heart } = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
-        if let (Some(lease_epoch), Some(_)) = (lease_epoch, &heart) {
+        let held = std::mem::take(&mut *held.lock().unwrap_or_else(PoisonError::into_inner));
+        if let Some(lease_epoch) = held.ours() {
             // In a task of its own, as generations are: the shard has ended well, whatever happens now.
             let (parts, shard) = (self.parts.clone(), self.shard.clone());
             let leaving = async move {
@@ -130,7 +135,7 @@ impl Supervisor {
             }
         }
         // Until then: a shard must not look abandoned while it is being let go.
-        drop(heart);
+        drop(held);
         if self.leave.is_raised() {
             return End::LetGo;
         }

@@ -113,6 +113,13 @@ pub struct Live {
     pub processed: u64,
 }
 
+impl Live {
+    /// No generation of ours is at work.
+    fn rest(&mut self, life: Life) {
+        (self.life, self.idle, self.in_flight, self.groups) = (life, false, 0, 0);
+    }
+}
+
 /// What a sink is doing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SinkLife {
@@ -204,7 +211,7 @@ impl Board {
             ShardState::Drained | ShardState::Retired => Life::Finished,
         };
         self.update(&row.shard, |live| {
-            (live.life, live.idle, live.in_flight, live.groups) = (life, false, 0, 0);
+            live.rest(life);
             (live.epoch, live.bound, live.committed) = (row.epoch, Some(row.bound), row.position);
         });
     }
@@ -212,7 +219,7 @@ impl Board {
     /// Its generation is over: nothing is under way any more, and nobody reads there, which is not idle: what has arrived since
     /// may be of any age.
     pub fn settle(&self, shard: &ShardId, life: Life) {
-        self.update(shard, |live| (live.life, live.idle, live.in_flight, live.groups) = (life, false, 0, 0));
+        self.update(shard, |live| live.rest(life));
     }
 
     /// A copy of one entry.

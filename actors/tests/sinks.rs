@@ -276,3 +276,33 @@ fn shards_of_another_worker_wait_too() {
     sim.run_many(workers).into_iter().for_each(|ran| drop(ran.good()));
     assert_eq!(sim.store().kept.letters.len(), count);
 }
+
+#[test]
+fn letters_of_an_hour_without_their_sink_are_bounded_durable_and_all_handed_over_afterwards() {
+    let mut sim = serving(23, 1, Some(20));
+    // Looks are far apart in a fleet, also in one of a single worker: hours in few operations.
+    sim.failover = Some(Duration::from_secs(60));
+    let start = sim.store().now_us;
+    let count = bad_records(&sim, 1, 10 * SECOND);
+    let copy = sim.clone();
+    let script: Script = Box::new(move |hands| {
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_secs(3_600)).await;
+            let letters = letters_committed(&copy);
+            assert!((20..=40).contains(&letters), "the backlog is bounded: {letters}");
+            let visible =
+                copy.store().visible.values().flat_map(|file| &file.lines).filter(|line| line.contains("bad_record")).count();
+            assert!(copy.store().kept.letters.is_empty() && visible == letters, "{visible} of {letters} are files");
+            stop_after(Duration::from_secs(1_800))(hands).await;
+        })
+    });
+    // A try every five seconds at most, and more than that long on average: over an hour.
+    let away = Plan { patience: Duration::from_secs(3 * 3_600), ..Plan::times(Op::SinkSend, 0, 1_100, Act::ErrBefore) };
+    let ran = sim.run_with(away, script).good();
+    assert!(!ran.board.is_held());
+    assert_eq!((letters_committed(&sim), sim.store().kept.letters.len()), (count, count));
+    assert!(sim.store().now_us > start + 90 * MINUTE);
+    (sim.config.shard.drain, sim.failover) = (true, None);
+    sim.drain();
+    sim.assert_complete();
+}
